@@ -41,6 +41,8 @@ pub struct ZoneId(u8);
 impl ZoneId {
     /// Bits a descriptor spends on a zone.
     pub const BITS: u32 = 3;
+    /// Zone 0.
+    pub const ZERO: Self = Self(0);
     /// The highest zone.
     pub const MAX: Self = Self((1 << Self::BITS) - 1);
 

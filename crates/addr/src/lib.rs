@@ -2,6 +2,9 @@
 //! Addresses, frame numbers, geometries and the arithmetic of memory maps.
 #![no_std]
 
+/// Bytes of a page descriptor.
+pub const DESCRIPTOR_BYTES: u64 = 64;
+
 mod id;
 mod order;
 mod pfn;

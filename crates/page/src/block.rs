@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What all handles are made of: a frame number, its descriptor, and the map that both come from.
+
+use core::ptr::NonNull;
+
+use mmkit_addr::{Order, Pfn};
+
+use crate::tag::Tag;
+use crate::{MemMap, Page, PageFlags, Place};
+
+/// A block of frames, by its head. Not yet a promise: the handle that wraps it says who may do what.
+pub(crate) struct Block<'m, M> {
+    pub(crate) map: &'m M,
+    page: NonNull<Page>,
+    pub(crate) pfn: Pfn,
+}
+
+impl<M> Clone for Block<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M> Copy for Block<'_, M> {}
+
+// SAFETY: a block is a shared reference to a map and a pointer to a descriptor, whose fields are all atomics. The map
+// must be `Sync`, as for `&M`.
+unsafe impl<M: Sync> Send for Block<'_, M> {}
+// SAFETY: as for `Send`: everything reachable from `&Block` is reachable from `&M` or atomic.
+unsafe impl<M: Sync> Sync for Block<'_, M> {}
+
+impl<'m, M: MemMap> Block<'m, M> {
+    /// The block whose head is `pfn`.
+    ///
+    /// # Safety
+    ///
+    /// The descriptor of every frame of the block stays readable for as long as the block or a copy of it is used.
+    pub(crate) unsafe fn new(map: &'m M, pfn: Pfn) -> Option<Self> {
+        Some(Self { map, page: map.descriptor(pfn)?, pfn })
+    }
+
+    /// The head's descriptor.
+    pub(crate) fn page(&self) -> &Page {
+        // SAFETY: readable for as long as `self` is used, by the promise of `new`.
+        unsafe { Page::from_ptr(self.page) }
+    }
+
+    /// The descriptor of the frame `index` frames after the head, which lies in the block.
+    pub(crate) fn nth(&self, index: u64) -> Option<&Page> {
+        let page = self.map.descriptor(self.pfn.checked_add(index)?)?;
+        // SAFETY: the frame lies in the block, so the promise of `new` covers its descriptor.
+        Some(unsafe { Page::from_ptr(page) })
+    }
+
+    pub(crate) fn tag(&self) -> Tag {
+        self.page().snapshot().0
+    }
+
+    pub(crate) fn order(&self) -> Order {
+        self.tag().order()
+    }
+
+    pub(crate) fn place(&self) -> Place {
+        Place::from_bits(self.flags_word())
+    }
+
+    pub(crate) fn flags(&self) -> PageFlags {
+        PageFlags::from_bits_truncate(self.flags_word())
+    }
+
+    fn flags_word(&self) -> u64 {
+        self.page().flags.load(mmkit_sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Gives the head a new tag, with count 0.
+    ///
+    /// Only for a handle that is the block's only one: nobody else writes the word then.
+    pub(crate) fn retag(&self, tag: Tag) {
+        let page = self.page();
+        page.written();
+        page.info.store_unique(0, tag.bits());
+    }
+}

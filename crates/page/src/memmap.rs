@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The memory map: from a frame number to its descriptor.
+
+use core::fmt;
+use core::ptr::NonNull;
+
+use mmkit_addr::{Pfn, PfnRange};
+use mmkit_sync::ReadSide;
+
+use crate::block::Block;
+use crate::tag::Tag;
+use crate::{Folio, Free, Frozen, GetError, Page, Place, Reader};
+
+/// Where the descriptor of a frame is. Linux: `mem_map`, `vmemmap`.
+///
+/// An implementor says where descriptors are ([`descriptor`](Self::descriptor)), what keeps them there
+/// ([`read_side`](Self::read_side)) and where a frame goes that lost its last reference ([`release`](Self::release)).
+/// Everything else is provided.
+///
+/// # Safety
+///
+/// * A pointer returned for `pfn` is aligned to, and valid for reads of, one [`Page`] while a guard of `read_side()`
+///   lives that was entered before the call, and while a [`Folio`], [`Frozen`] or [`Free`] of a block with that frame
+///   exists.
+/// * The same frame number gives the same descriptor all that time, and different frame numbers give different
+///   addresses. Descriptors at different addresses may share their bytes only if all of them are tails.
+/// * A descriptor that is not a tail is also valid for writes.
+/// * A descriptor that appears was either all zero bytes or written with a [`Template`](crate::Template); afterwards
+///   only this crate writes it.
+/// * Two maps that reach the same descriptor give it the same frame number.
+/// * `read_side` always returns the same read side.
+pub unsafe trait MemMap: Sized {
+    /// What keeps descriptors in place while they are looked at.
+    type Read: ReadSide;
+
+    /// The read side of this map.
+    fn read_side(&self) -> &Self::Read;
+
+    /// The descriptor of `pfn`, or `None` where the map has none: the frame is absent.
+    ///
+    /// Cost: no atomic read-modify-write, no allocation.
+    fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>>;
+
+    /// Takes a frame whose last [`Folio`] was dropped. Linux: `__folio_put`.
+    ///
+    /// By default the block becomes [`Free`] and rests, for whoever [claims](Self::claim) it. An allocator puts it on
+    /// its lists instead. Callers who want the frame themselves use [`Folio::put`].
+    fn release(&self, frozen: Frozen<'_, Self>) {
+        drop(frozen.into_free());
+    }
+
+    /// Enters the read side: descriptors stay in place while the reader lives.
+    ///
+    /// Cost: that of the read side; nothing for [`Immovable`](mmkit_sync::Immovable).
+    fn enter(&self) -> Reader<'_, Self> {
+        Reader::new(self)
+    }
+
+    /// The head of the compound that `pfn` lies in, or `pfn` itself; `None` where the frame is absent.
+    ///
+    /// A snapshot: unless the caller holds the frame, it may be merged or split at any time. Linux: `compound_head`.
+    ///
+    /// Cost: one load of the descriptor, and a mask.
+    #[inline]
+    fn head(&self, pfn: Pfn) -> Option<Pfn> {
+        let reader = self.enter();
+        Some(reader.page(pfn)?.head())
+    }
+
+    /// Takes a reference on the folio that `pfn` lies in. Linux: `folio_try_get` on `page_folio`.
+    ///
+    /// # Errors
+    ///
+    /// See [`PageView::try_get`](crate::PageView::try_get); [`GetError::Absent`] where the map has no such frame.
+    fn try_get(&self, pfn: Pfn) -> Result<Folio<'_, Self>, GetError> {
+        let reader = self.enter();
+        reader.page(pfn).ok_or(GetError::Absent { pfn })?.try_get()
+    }
+
+    /// Takes the free block whose first frame is `pfn`, if nobody has it. The one handle to it is returned.
+    ///
+    /// # Errors
+    ///
+    /// [`ClaimError`], with nothing changed.
+    ///
+    /// Cost: one load; one compare-exchange where the block can be had.
+    fn claim(&self, pfn: Pfn) -> Result<Free<'_, Self>, ClaimError> {
+        let reader = self.enter();
+        // SAFETY: the descriptor stays while `reader` lives, and from the exchange on because the handle exists.
+        let block = unsafe { Block::new(self, pfn) }.ok_or(ClaimError::Absent { pfn })?;
+        let (tag, _) = block.page().snapshot();
+        if tag == Tag::UNINITIALISED {
+            return Err(ClaimError::Uninitialised { pfn });
+        }
+        if !tag.is_parked() {
+            return Err(ClaimError::Taken { pfn });
+        }
+        // A parked descriptor is a head, so it is writable.
+        match block.page().info.set_tag(tag.bits(), tag.with_parked(false).bits()) {
+            Ok(()) => {
+                block.page().written();
+                drop(reader);
+                Ok(Free::new(block))
+            }
+            Err(_) => Err(ClaimError::Taken { pfn }),
+        }
+    }
+
+    /// Makes free blocks of one frame, at rest, of every frame of `range` that was not initialised.
+    ///
+    /// For maps over memory that was zeroed; maps that write descriptors from templates have no such frames.
+    ///
+    /// # Errors
+    ///
+    /// [`ClaimError`] at the first frame that is absent or was initialised before; the frames before it stay
+    /// initialised.
+    ///
+    /// Cost: one compare-exchange and two stores for each frame.
+    fn initialise(&self, range: PfnRange, place: Place) -> Result<(), ClaimError> {
+        let reader = self.enter();
+        for number in range.start().get()..range.end() {
+            let pfn = Pfn::new(number).ok_or(ClaimError::Absent { pfn: Pfn::MAX })?;
+            let page = reader.page(pfn).ok_or(ClaimError::Absent { pfn })?;
+            page.initialise(place)?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a block could not be claimed or initialised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ClaimError {
+    /// The map has no such frame.
+    Absent {
+        /// The frame.
+        pfn: Pfn,
+    },
+    /// The frame's descriptor was not initialised yet.
+    Uninitialised {
+        /// The frame.
+        pfn: Pfn,
+    },
+    /// The frame's descriptor was initialised before.
+    Initialised {
+        /// The frame.
+        pfn: Pfn,
+    },
+    /// The frame is in use, in somebody's hands, or not the first of a free block.
+    Taken {
+        /// The frame.
+        pfn: Pfn,
+    },
+}
+
+impl fmt::Display for ClaimError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent { pfn } => write!(f, "{pfn:?} is not in the memory map"),
+            Self::Uninitialised { pfn } => write!(f, "{pfn:?} has a descriptor that was not initialised"),
+            Self::Initialised { pfn } => write!(f, "{pfn:?} has a descriptor that was initialised before"),
+            Self::Taken { pfn } => write!(f, "{pfn:?} is not the first frame of a free block at rest"),
+        }
+    }
+}
+
+impl core::error::Error for ClaimError {}
+
+// SAFETY: every call is passed on unchanged, so each clause holds for `&T` because it holds for `T`. `release` keeps
+// its default: a frame of `T` that is dropped through `&T` rests as a free block of the same descriptor.
+unsafe impl<T: MemMap> MemMap for &T {
+    type Read = T::Read;
+
+    fn read_side(&self) -> &Self::Read {
+        (**self).read_side()
+    }
+
+    fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
+        (**self).descriptor(pfn)
+    }
+}

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A memory map over an array of descriptors that the user already has.
+
+use core::fmt;
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+
+use mmkit_addr::{Pfn, PfnRange};
+use mmkit_sync::Immovable;
+
+use crate::{MemMap, Page};
+
+/// A memory map of consecutive frames over a slice of descriptors, which never moves. Linux: `FLATMEM`.
+///
+/// The slice is borrowed for as long as the map exists, so nobody else can reach the descriptors, or give them other
+/// frame numbers.
+///
+/// ```
+/// use mmkit_addr::{Pfn, PfnRange};
+/// use mmkit_page::{MemMap, Page, Place, SliceMap, State};
+///
+/// let mut pages = [const { Page::new() }; 8];
+/// let first = Pfn::new(0x100).unwrap();
+/// let map = SliceMap::new(&mut pages, first).unwrap();
+/// map.initialise(map.range(), Place::default())?;
+///
+/// let folio = map.claim(first)?.allocate().into_folio();
+/// assert_eq!(map.try_get(first).unwrap().count(), 2);
+/// drop(folio); // the last reference: the frame is free again
+/// # Ok::<(), mmkit_page::ClaimError>(())
+/// ```
+pub struct SliceMap<'a> {
+    base: NonNull<Page>,
+    range: PfnRange,
+    _pages: PhantomData<&'a mut [Page]>,
+}
+
+// SAFETY: the map is an exclusive borrow of descriptors, all of whose fields are atomics: `Page` is `Send` and `Sync`.
+unsafe impl Send for SliceMap<'_> {}
+// SAFETY: through `&SliceMap` only shared references to `Page` are made, and `Page` is `Sync`.
+unsafe impl Sync for SliceMap<'_> {}
+
+impl<'a> SliceMap<'a> {
+    /// A map of frames `first..first + pages.len()`, or `None` where those pass [`Pfn::MAX`].
+    ///
+    /// Descriptors that were used before stay as they are: a block that rests can be claimed.
+    #[must_use]
+    pub fn new(pages: &'a mut [Page], first: Pfn) -> Option<Self> {
+        let range = PfnRange::new(first, pages.len() as u64)?;
+        Some(Self { base: NonNull::from(pages).cast(), range, _pages: PhantomData })
+    }
+
+    /// The frames of the map.
+    #[must_use]
+    pub fn range(&self) -> PfnRange {
+        self.range
+    }
+}
+
+// SAFETY: the pointers are derived from one exclusive borrow that outlives the map, so they are aligned and valid for
+// reads and writes all that time, whatever guard is held; each frame has an element of its own, found by its number
+// alone. Nothing else can write the elements while they are borrowed, and what a safe program can have left in them
+// is zero or this crate's.
+unsafe impl MemMap for SliceMap<'_> {
+    type Read = Immovable;
+
+    fn read_side(&self) -> &Immovable {
+        &Immovable
+    }
+
+    #[inline]
+    fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
+        let index = pfn.get().wrapping_sub(self.range.start().get());
+        if index >= self.range.frames() {
+            return None;
+        }
+        // SAFETY: `index` is below the length of the slice that `base` points to, which fits the address space.
+        Some(unsafe { self.base.add(index as usize) })
+    }
+}
+
+impl fmt::Debug for SliceMap<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SliceMap").field(&self.range).finish()
+    }
+}

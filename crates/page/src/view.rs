@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Looking at a frame that one does not own.
+
+use core::fmt;
+use core::marker::PhantomData;
+
+use mmkit_addr::{Order, Pfn};
+use mmkit_sync::{GetError as CountError, ReadSide};
+
+use crate::block::Block;
+use crate::tag::Tag;
+use crate::{ClaimError, Folio, MemMap, PageFlags, Place};
+
+/// A stay inside the read side of a memory map: its descriptors do not move while this lives.
+pub struct Reader<'m, M: MemMap> {
+    map: &'m M,
+    _guard: <M::Read as ReadSide>::Guard<'m>,
+}
+
+impl<'m, M: MemMap> Reader<'m, M> {
+    pub(crate) fn new(map: &'m M) -> Self {
+        Self { map, _guard: map.read_side().enter() }
+    }
+
+    /// A view of the descriptor of `pfn`, or `None` where the map has none.
+    #[inline]
+    #[must_use]
+    pub fn page<'g>(&'g self, pfn: Pfn) -> Option<PageView<'m, 'g, M>> {
+        // SAFETY: the view cannot outlive `self`, whose guard keeps the descriptor readable.
+        let block = unsafe { Block::new(self.map, pfn) }?;
+        Some(PageView { block, _reader: PhantomData })
+    }
+}
+
+impl<M: MemMap> fmt::Debug for Reader<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reader")
+    }
+}
+
+/// What a frame is at one moment, as its descriptor tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum State {
+    /// The descriptor is all zero bytes: nobody initialised it.
+    Uninitialised,
+    /// Frame of a compound of `order`, not its first.
+    Tail {
+        /// The order of the compound.
+        order: Order,
+    },
+    /// First frame of a free block of `order`. See [`Free`](crate::Free).
+    Free {
+        /// The order of the block.
+        order: Order,
+        /// Nobody has a handle to it.
+        parked: bool,
+    },
+    /// Count 0, and in one owner's hands; or inside a larger block that is. See [`Frozen`](crate::Frozen).
+    Frozen {
+        /// The order of the block.
+        order: Order,
+    },
+    /// Referenced `count` times. See [`Folio`].
+    Held {
+        /// The order of the folio.
+        order: Order,
+        /// References, at least 1.
+        count: u32,
+    },
+}
+
+/// A view of one descriptor, by anyone, inside a [`Reader`]. It only reads.
+///
+/// Everything it tells is a snapshot. What must stay true needs a reference: [`PageView::try_get`].
+///
+/// It has no way to write, because the frame may be merged into a compound while it is looked at, and its descriptor
+/// become part of a page that is mapped read-only and shared:
+///
+/// ```compile_fail,E0599
+/// # use mmkit_page::{MemMap, PageFlags, PageView};
+/// fn write<M: MemMap>(view: &PageView<'_, '_, M>) {
+///     view.insert(PageFlags::DIRTY);
+/// }
+/// ```
+///
+/// And it cannot leave the read side:
+///
+/// ```compile_fail,E0515
+/// # use mmkit_page::{MemMap, PageView};
+/// # use mmkit_addr::Pfn;
+/// fn escape<M: MemMap>(map: &M) -> Option<PageView<'_, '_, M>> {
+///     let reader = map.enter();
+///     reader.page(Pfn::ZERO)
+/// }
+/// ```
+pub struct PageView<'m, 'g, M> {
+    pub(crate) block: Block<'m, M>,
+    _reader: PhantomData<&'g ()>,
+}
+
+impl<M> Clone for PageView<'_, '_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M> Copy for PageView<'_, '_, M> {}
+
+impl<'m, M: MemMap> PageView<'m, '_, M> {
+    /// The frame.
+    #[must_use]
+    pub fn pfn(&self) -> Pfn {
+        self.block.pfn
+    }
+
+    /// The first frame of the compound that the frame lies in, or the frame itself.
+    ///
+    /// Cost: one Relaxed load and a mask, no branch.
+    #[inline]
+    #[must_use]
+    pub fn head(&self) -> Pfn {
+        let tag = Tag::from_bits(self.block.page().info.load().tag);
+        self.block.pfn.clear(tag.inner_mask())
+    }
+
+    /// What the frame is at this moment.
+    #[must_use]
+    pub fn state(&self) -> State {
+        let (tag, count) = self.block.page().snapshot();
+        let order = tag.order();
+        match () {
+            () if tag == Tag::UNINITIALISED => State::Uninitialised,
+            () if tag.is_tail() => State::Tail { order },
+            () if count > 0 => State::Held { order, count },
+            () if tag.is_free() => State::Free { order, parked: tag.is_parked() },
+            () => State::Frozen { order },
+        }
+    }
+
+    /// The flags. Those of a tail are its own, and empty: ask the head's.
+    #[must_use]
+    pub fn flags(&self) -> PageFlags {
+        self.block.flags()
+    }
+
+    /// Node and zone.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        self.block.place()
+    }
+
+    /// The frame's 64 bytes as eight words, lowest address first. Words may change between the loads.
+    #[cfg(not(mmkit_loom))]
+    #[must_use]
+    pub fn words(&self) -> [u64; 8] {
+        use mmkit_sync::atomic::Ordering::Relaxed;
+
+        let page = self.block.page();
+        let info = page.info.load();
+        let pair = |i: usize| {
+            let [low, high] = [page.half[i].load(Relaxed), page.half[i + 1].load(Relaxed)];
+            u64::from_le(u64::from(low.to_le()) | u64::from(high.to_le()) << 32)
+        };
+        let word = |i: usize| page.word[i].load(Relaxed);
+        let flags = page.flags.load(Relaxed);
+        let info = u64::from(info.count) << 32 | u64::from(info.tag);
+        [flags, info, pair(0), pair(2), word(0), word(1), word(2), word(3)]
+    }
+
+    /// Takes a reference on the folio that the frame lies in. Linux: `folio_try_get`, without its second look.
+    ///
+    /// The head's word holds order and count, so the exchange that takes the reference also proves that the head is
+    /// still the head of a folio with this frame in it; nothing has to be read again afterwards. Nothing is written
+    /// where no reference can be had, so asking for a tail that is mapped read-only does not fault.
+    ///
+    /// # Errors
+    ///
+    /// [`GetError`], with nothing changed.
+    ///
+    /// Cost: two loads and one compare-exchange, of Acquire ordering: pairs with the Release that gave the folio to
+    /// its holders ([`Frozen::into_folio`](crate::Frozen::into_folio)). Source: ours.
+    pub fn try_get(&self) -> Result<Folio<'m, M>, GetError> {
+        let pfn = self.block.pfn;
+        loop {
+            let (tag, _) = self.block.page().snapshot();
+            let head = pfn.clear(tag.inner_mask());
+            // SAFETY: the block does not outlive this call unless a reference is taken, which keeps its descriptors;
+            // until then the reader that `self` borrows does.
+            let block = unsafe { Block::new(self.block.map, head) }.ok_or(GetError::Absent { pfn: head })?;
+            let found = block.page().info.try_get(1, |tag| Tag::from_bits(tag).is_head_over(head, pfn));
+            match found {
+                Ok(_) => {
+                    block.page().written();
+                    return Ok(Folio::new(block));
+                }
+                Err(CountError::Overflow { count, .. }) => return Err(GetError::Overflow { pfn: head, count }),
+                Err(CountError::Zero) if tag == Tag::UNINITIALISED => {
+                    return Err(GetError::Uninitialised { pfn });
+                }
+                // The frame's own word did not change since: it was so at one moment.
+                Err(_) if self.block.page().snapshot().0 == tag => return Err(GetError::Unreferenced { pfn: head }),
+                // It was merged or split meanwhile, which somebody else got done: look again.
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Makes the frame a free block at rest, if its descriptor was not initialised.
+    pub(crate) fn initialise(&self, place: Place) -> Result<(), ClaimError> {
+        let page = self.block.page();
+        let tag = Tag::head(Order::ZERO).with_free(true);
+        if page.snapshot().0 != Tag::UNINITIALISED || page.info.set_tag(0, tag.bits()).is_err() {
+            return Err(ClaimError::Initialised { pfn: self.block.pfn });
+        }
+        page.written();
+        // The frame is ours now: not parked, so that nobody can claim it before its place is written.
+        page.flags.store(place.bits(), mmkit_sync::atomic::Ordering::Relaxed);
+        self.block.retag(tag.with_parked(true));
+        Ok(())
+    }
+}
+
+impl<M: MemMap> fmt::Debug for PageView<'_, '_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PageView({:?}, {:?})", self.pfn(), self.state())
+    }
+}
+
+/// Why no reference could be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum GetError {
+    /// The memory map has no such frame.
+    Absent {
+        /// The frame.
+        pfn: Pfn,
+    },
+    /// Nobody initialised the descriptor.
+    Uninitialised {
+        /// The frame.
+        pfn: Pfn,
+    },
+    /// The folio has no references: it is free, frozen, or being taken apart.
+    Unreferenced {
+        /// Its head.
+        pfn: Pfn,
+    },
+    /// One more reference would pass the limit of `i32::MAX`.
+    Overflow {
+        /// The folio's head.
+        pfn: Pfn,
+        /// References it has.
+        count: u32,
+    },
+}
+
+impl fmt::Display for GetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent { pfn } => write!(f, "{pfn:?} is not in the memory map"),
+            Self::Uninitialised { pfn } => write!(f, "{pfn:?} has a descriptor that was not initialised"),
+            Self::Unreferenced { pfn } => write!(f, "{pfn:?} has no references"),
+            Self::Overflow { pfn, count } => write!(f, "{pfn:?} has {count} references, and cannot have more"),
+        }
+    }
+}
+
+impl core::error::Error for GetError {}
