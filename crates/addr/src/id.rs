@@ -14,6 +14,8 @@ impl NodeId {
     pub const ZERO: Self = Self(0);
     /// The highest node.
     pub const MAX: Self = Self((1 << Self::BITS) - 1);
+    /// Number of nodes that can be named: the length of a table indexed by [`NodeId::index`].
+    pub const COUNT: usize = 1 << Self::BITS;
 
     /// Node `node`, or `None` above [`NodeId::MAX`].
     #[must_use]
@@ -25,6 +27,12 @@ impl NodeId {
     #[must_use]
     pub const fn get(self) -> u16 {
         self.0
+    }
+
+    /// The number as an index, below [`NodeId::COUNT`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
     }
 }
 
@@ -45,6 +53,8 @@ impl ZoneId {
     pub const ZERO: Self = Self(0);
     /// The highest zone.
     pub const MAX: Self = Self((1 << Self::BITS) - 1);
+    /// Number of zones of a node that can be named: the length of a table indexed by [`ZoneId::index`].
+    pub const COUNT: usize = 1 << Self::BITS;
 
     /// Zone `zone`, or `None` above [`ZoneId::MAX`].
     #[must_use]
@@ -57,10 +67,34 @@ impl ZoneId {
     pub const fn get(self) -> u8 {
         self.0
     }
+
+    /// The number as an index, below [`ZoneId::COUNT`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
 }
 
 impl fmt::Debug for ZoneId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "zone {}", self.0)
+    }
+}
+
+static_assertions::assert_eq_size!(NodeId, u16);
+static_assertions::assert_eq_size!(ZoneId, u8);
+
+#[cfg(test)]
+mod tests {
+    use super::{NodeId, ZoneId};
+
+    #[test]
+    fn ids_end_where_the_descriptor_bits_do() {
+        assert_eq!(NodeId::new(1023), Some(NodeId::MAX));
+        assert_eq!(NodeId::new(1024), None);
+        assert_eq!(NodeId::MAX.index() + 1, NodeId::COUNT);
+        assert_eq!(ZoneId::new(7), Some(ZoneId::MAX));
+        assert_eq!(ZoneId::new(8), None);
+        assert_eq!(ZoneId::MAX.index() + 1, ZoneId::COUNT);
     }
 }

@@ -100,6 +100,10 @@ impl fmt::Display for Order {
     }
 }
 
+static_assertions::assert_eq_size!(Order, u8);
+// A block of the largest order is half of all frames that can be numbered: two tile them.
+static_assertions::const_assert!(Order::MAX.0 as u32 + 1 == crate::Pfn::BITS);
+
 #[cfg(test)]
 mod tests {
     use super::Order;

@@ -59,6 +59,12 @@ impl Pfn {
         Self(self.0 & !order.mask())
     }
 
+    /// The frame whose number is this one's with the bits of `mask` cleared.
+    #[must_use]
+    pub const fn clear(self, mask: u64) -> Self {
+        Self(self.0 & !mask)
+    }
+
     /// The first frame at or above this one where a block of `order` may start, or `None` past [`Pfn::MAX`].
     #[must_use]
     pub const fn align_up(self, order: Order) -> Option<Self> {
@@ -106,6 +112,8 @@ impl fmt::LowerHex for Pfn {
     }
 }
 
+static_assertions::assert_eq_size!(Pfn, u64);
+
 #[cfg(test)]
 mod tests {
     use super::Pfn;
@@ -134,6 +142,8 @@ mod tests {
         assert_eq!(Pfn::MAX.align_up(order), None);
         assert_eq!(Pfn::MAX.align_up(Order::ZERO), Some(Pfn::MAX));
         assert_eq!(pfn(1023).index_in(order), 511);
+        assert_eq!(pfn(1023).clear(order.mask()), pfn(512));
+        assert_eq!(Pfn::MAX.clear(0), Pfn::MAX);
         assert!(pfn(1024).is_aligned(order));
         assert!(!pfn(1023).is_aligned(order));
     }

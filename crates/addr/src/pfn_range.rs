@@ -248,3 +248,8 @@ impl Iterator for Blocks {
 }
 
 impl FusedIterator for Blocks {}
+
+static_assertions::assert_eq_size!(PfnRange, [u64; 2]);
+static_assertions::assert_impl_all!(PfnRange: Send, Sync);
+static_assertions::assert_impl_all!(PfnIter: Send, Sync);
+static_assertions::assert_impl_all!(Blocks: Send, Sync);

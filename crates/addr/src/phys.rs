@@ -11,10 +11,12 @@ use crate::{Pfn, PfnRange};
 pub struct PhysAddr(u64);
 
 impl PhysAddr {
+    /// Bits of an address.
+    pub const BITS: u32 = 63;
     /// Address 0.
     pub const ZERO: Self = Self(0);
     /// The highest address, `2^63 - 1`.
-    pub const MAX: Self = Self(i64::MAX as u64);
+    pub const MAX: Self = Self((1 << Self::BITS) - 1);
 
     /// Address `addr`, or `None` above [`PhysAddr::MAX`].
     #[must_use]
@@ -279,3 +281,7 @@ impl Iterator for PhysPieces {
 }
 
 impl FusedIterator for PhysPieces {}
+
+static_assertions::assert_eq_size!(PhysAddr, u64);
+static_assertions::assert_eq_size!(PhysRange, [u64; 2]);
+static_assertions::assert_impl_all!(PhysPieces: Send, Sync);

@@ -242,3 +242,7 @@ impl Iterator for VirtPieces {
 }
 
 impl FusedIterator for VirtPieces {}
+
+static_assertions::assert_eq_size!(VirtAddr, u64);
+static_assertions::assert_eq_size!(VirtRange, [u64; 2]);
+static_assertions::assert_impl_all!(VirtPieces: Send, Sync);

@@ -4,18 +4,31 @@
 use mmkit_addr::{NodeId, Order, ZoneId};
 
 /// A request for one naturally aligned block of frames.
+///
+/// ```
+/// use mmkit_addr::{NodeId, Order};
+/// use mmkit_frame::Request;
+///
+/// // 512 zeroed frames in one piece (2 MiB of 4 KiB pages), from node 1 and no other.
+/// let node = NodeId::new(1).expect("a small node number");
+/// let request = Request::new(Order::new(9).expect("a small order")).on_node(node).strict().zeroed();
+/// assert_eq!(request.order.frames(), 512);
+/// assert!(request.strict && request.zeroed && !request.movable);
+/// ```
+///
+/// Source: ours. (Linux: `gfp_t`: `__GFP_THISNODE`, `__GFP_ZERO`, `__GFP_MOVABLE` and the zone modifiers.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Request {
     /// log2 of the number of frames.
     pub order: Order,
-    /// The node to prefer.
+    /// The node to prefer; other nodes are tried when it has nothing, unless `strict`.
     pub node: NodeId,
     /// Fail rather than take a frame of another node.
     pub strict: bool,
-    /// The zone to take it from; `None` leaves it to the allocator.
+    /// The zone to take it from, and no other; `None` leaves it to the allocator.
     pub zone: Option<ZoneId>,
-    /// The contents may be moved to another frame later.
+    /// A hint: the contents may be moved to another frame later, so the block may come from where only such may be.
     pub movable: bool,
     /// Every byte is zero when the block is handed out.
     pub zeroed: bool,

@@ -1,3 +1,25 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Under construction.
+//! The sparse virtual memory map.
 #![no_std]
+
+#[cfg(any(test, mmkit_loom))]
+extern crate std;
+
+mod bitmap;
+mod check;
+mod content;
+mod env;
+mod error;
+mod populate;
+mod remove;
+mod section;
+mod sections;
+mod space;
+mod tails;
+mod vmemmap;
+
+pub use env::Env;
+pub use error::VmemmapError;
+pub use space::{Backing, MapError, SpaceUsage, TailRun, Unmapped, VmemmapSpace};
+pub use tails::TailSlot;
+pub use vmemmap::{Usage, Vmemmap};

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Bitmaps in atomic words.
+
+use core::ops::Range;
+
+use mmkit_frame::Word;
+use mmkit_sync::atomic::Ordering;
+
+/// A bitmap that one thread at a time changes, under the memory map's lock, and anyone reads.
+#[derive(Clone, Copy)]
+pub(crate) struct Bitmap<'a>(pub(crate) &'a [Word]);
+
+impl Bitmap<'_> {
+    /// Whether bit `index` is set. Acquire: pairs with the Release of [`set`](Self::set).
+    #[inline]
+    pub(crate) fn contains(self, index: u32) -> bool {
+        let Some(word) = self.0.get((index / 64) as usize) else { return false };
+        // Acquire: pairs with the Release of `set`: what was written before the bit was set is seen.
+        word.load(Ordering::Acquire) >> (index % 64) & 1 != 0
+    }
+
+    /// Sets `bits`. Release: pairs with the Acquire of [`contains`](Self::contains).
+    pub(crate) fn set(self, bits: Range<u32>) {
+        self.change(bits, |word, mask| word | mask);
+    }
+
+    /// Clears `bits`.
+    pub(crate) fn clear(self, bits: Range<u32>) {
+        self.change(bits, |word, mask| word & !mask);
+    }
+
+    /// Whether no bit is set.
+    pub(crate) fn is_empty(self) -> bool {
+        self.0.iter().all(|word| word.load(Ordering::Relaxed) == 0)
+    }
+
+    /// The first of `bits` that is set, if one is.
+    pub(crate) fn first_set(self, bits: Range<u32>) -> Option<u32> {
+        bits.into_iter().find(|&bit| self.contains(bit))
+    }
+
+    /// The first of `bits` that is clear, if one is.
+    pub(crate) fn first_clear(self, bits: Range<u32>) -> Option<u32> {
+        bits.into_iter().find(|&bit| !self.contains(bit))
+    }
+
+    fn change(self, bits: Range<u32>, new: impl Fn(u64, u64) -> u64) {
+        for (word, mask) in self.masks(bits) {
+            // Not a read-modify-write: the lock keeps other writers out.
+            let value = new(word.load(Ordering::Relaxed), mask);
+            // Release: pairs with the Acquire of `contains`.
+            word.store(value, Ordering::Release);
+        }
+    }
+
+    /// The words that `bits` touch, with the bits in each.
+    fn masks(&self, bits: Range<u32>) -> impl Iterator<Item = (&Word, u64)> {
+        self.0.iter().zip((0u32..).step_by(64)).filter_map(move |(word, first)| {
+            let start = bits.start.max(first);
+            let end = bits.end.min(first + 64);
+            (start < end).then(|| (word, (u64::MAX >> (64 - (end - start))) << (start - first)))
+        })
+    }
+}
+
+#[cfg(all(test, not(mmkit_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_cross_words() {
+        let words = [const { Word::new(0) }; 4];
+        let bitmap = Bitmap(&words);
+        bitmap.set(60..200);
+        assert_eq!((bitmap.first_set(0..256), bitmap.first_clear(60..256)), (Some(60), Some(200)));
+        assert!(!bitmap.contains(59) && bitmap.contains(60) && bitmap.contains(199) && !bitmap.contains(200));
+        bitmap.clear(0..64);
+        assert_eq!(bitmap.first_set(0..256), Some(64));
+        bitmap.clear(64..256);
+        assert!(bitmap.is_empty());
+        assert!(!bitmap.contains(4096));
+    }
+}

@@ -1,0 +1,434 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The section table: a radix tree over section numbers whose nodes are frames.
+
+use mmkit_addr::{Order, Pfn};
+use mmkit_frame::{AllocError, DirectMap, FrameAllocator, Frames, Request, Word};
+use mmkit_page::Place;
+use mmkit_sync::atomic::{AtomicU64, Ordering};
+
+use crate::section::{Section, Shape};
+
+/// A link to a node: its frame number plus one, whether lookups follow it, and for the root its height.
+///
+/// | bits | what |
+/// |---|---|
+/// | 0 | live: clear in a node that was emptied and waits for readers to leave |
+/// | 1..=7 | height: 0 for a leaf, which holds section entries |
+/// | 8..=63 | frame number plus one; 0 for no node |
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Link(u64);
+
+impl Link {
+    const NONE: Self = Self(0);
+
+    const fn new(pfn: Pfn, height: u32) -> Self {
+        Self((pfn.get() + 1) << 8 | (height as u64) << 1 | 1)
+    }
+
+    fn pfn(self) -> Option<Pfn> {
+        Pfn::new((self.0 >> 8).checked_sub(1)?)
+    }
+
+    const fn is_live(self) -> bool {
+        self.0 & 1 != 0
+    }
+
+    const fn height(self) -> u32 {
+        (self.0 >> 1) as u32 & 0x7f
+    }
+
+    const fn live(self, live: bool) -> Self {
+        Self(self.0 & !1 | live as u64)
+    }
+}
+
+/// Which sections exist, and what is in them. Nothing is sized by the highest address, and a hole costs nothing.
+///
+/// The tree is as high as its highest section needs. Changes are made under the memory map's lock; lookups follow the
+/// links at any time inside the read side.
+pub(crate) struct Sections {
+    root: AtomicU64,
+    shape: Shape,
+}
+
+/// Frames for nodes, taken before anything changes. A list through the frames themselves.
+pub(crate) struct Spare {
+    first: Link,
+}
+
+/// The root that was in place before nodes were taken out of the tree.
+pub(crate) struct Detached {
+    root: Link,
+    any: bool,
+}
+
+impl Detached {
+    /// Whether there is anything to wait for and to sweep.
+    pub(crate) const fn is_empty(&self) -> bool {
+        !self.any
+    }
+}
+
+impl Sections {
+    pub(crate) fn new(shape: Shape) -> Self {
+        Self { root: AtomicU64::new(Link::NONE.0), shape }
+    }
+
+    fn root(&self) -> Link {
+        // Acquire: pairs with the Release of `set_root`: the node's words are seen.
+        Link(self.root.load(Ordering::Acquire))
+    }
+
+    fn set_root(&self, root: Link) {
+        // Release: pairs with the Acquire of `root`.
+        self.root.store(root.0, Ordering::Release);
+    }
+
+    fn leaf_shift(&self) -> u32 {
+        self.shape.frame_words - self.shape.entry_words
+    }
+
+    /// The index, in a node of `height`, of the link that leads to `section`; beyond the node where it is too high.
+    fn index(&self, section: u64, height: u32) -> u64 {
+        match height.checked_sub(1) {
+            None => section,
+            Some(below) => section.checked_shr(self.leaf_shift() + below * self.shape.frame_words).unwrap_or(0),
+        }
+    }
+
+    /// The height of the smallest tree that can hold `section`.
+    fn height_for(&self, section: u64) -> u32 {
+        let mut height = 0;
+        let mut capacity = self.leaf_shift();
+        while capacity < u64::BITS && section >> capacity != 0 {
+            capacity += self.shape.frame_words;
+            height += 1;
+        }
+        height
+    }
+
+    /// The words of a node.
+    fn node<'f, A: FrameAllocator, D: DirectMap>(frames: &'f Frames<A, D>, node: Link) -> Option<&'f [Word]> {
+        // SAFETY: nodes are frames that this table took and gives back only when no lookup can be in them: after a
+        // grace period, or while the table is borrowed exclusively. They are accessed as words only.
+        unsafe { frames.words(node.pfn()?) }
+    }
+
+    fn slot<'f, A: FrameAllocator, D: DirectMap>(
+        &self,
+        frames: &'f Frames<A, D>,
+        node: Link,
+        height: u32,
+        section: u64,
+    ) -> Option<&'f Word> {
+        let index = self.index(section, height) & ((1 << self.shape.frame_words) - 1);
+        Self::node(frames, node)?.get(index as usize)
+    }
+
+    /// The section, where the tree has room for it. It may have no subsections.
+    #[inline]
+    pub(crate) fn get<'f, A: FrameAllocator, D: DirectMap>(
+        &self,
+        frames: &'f Frames<A, D>,
+        section: u64,
+    ) -> Option<Section<'f>> {
+        let mut node = self.root();
+        let mut height = node.height();
+        if !node.is_live() || self.height_for_exceeds(section, height) {
+            return None;
+        }
+        while height > 0 {
+            // Acquire: pairs with the Release of `insert`: the words of the next node are seen.
+            node = Link(self.slot(frames, node, height, section)?.load(Ordering::Acquire));
+            if !node.is_live() {
+                return None;
+            }
+            height -= 1;
+        }
+        let start = (section & ((1 << self.leaf_shift()) - 1)) << self.shape.entry_words;
+        let words = Self::node(frames, node)?.get(start as usize..)?.get(..1 << self.shape.entry_words)?;
+        Some(Section::new(words, self.shape))
+    }
+
+    /// Whether `section` does not fit a tree of `height`.
+    fn height_for_exceeds(&self, section: u64, height: u32) -> bool {
+        let capacity = self.leaf_shift() + height * self.shape.frame_words;
+        capacity < u64::BITS && section >> capacity != 0
+    }
+
+    /// The nodes that the tree lacks to hold sections `first..=last`.
+    pub(crate) fn missing<A: FrameAllocator, D: DirectMap>(
+        &self,
+        frames: &Frames<A, D>,
+        first: u64,
+        last: u64,
+    ) -> u64 {
+        let root = self.root();
+        let has = root.is_live().then(|| root.height());
+        let height = has.unwrap_or(0).max(self.height_for(last));
+        let mut missing = 0;
+        for level in 0..=height {
+            // Nodes of this level have their numbers where links of the level above have their indices.
+            let (low, high) = (self.index(first, level + 1), self.index(last, level + 1));
+            let above_root = has.is_none_or(|has| level > has);
+            missing += if above_root {
+                // The old root hangs off node 0 of every new level.
+                high - low + 1 + u64::from(has.is_some() && low > 0)
+            } else {
+                (low..=high).filter(|&node| !self.has_node(frames, level, node)).count() as u64
+            };
+        }
+        missing
+    }
+
+    /// Whether the tree, which is at least as high, has node number `number` of `level`.
+    fn has_node<A: FrameAllocator, D: DirectMap>(&self, frames: &Frames<A, D>, level: u32, number: u64) -> bool {
+        let mut node = self.root();
+        let mut height = node.height();
+        let section = number << (self.leaf_shift() + level * self.shape.frame_words);
+        if self.height_for_exceeds(section, height) {
+            return false;
+        }
+        while height > level {
+            let Some(slot) = self.slot(frames, node, height, section) else { return false };
+            node = Link(slot.load(Ordering::Relaxed));
+            if !node.is_live() {
+                return false;
+            }
+            height -= 1;
+        }
+        true
+    }
+
+    /// The section, making the nodes that lead to it out of `spare`, which has enough.
+    pub(crate) fn insert<'f, A: FrameAllocator, D: DirectMap>(
+        &self,
+        frames: &'f Frames<A, D>,
+        section: u64,
+        spare: &mut Spare,
+    ) -> Option<Section<'f>> {
+        let needed = self.height_for(section);
+        let mut root = self.root();
+        while !root.is_live() || root.height() < needed {
+            let height = if root.is_live() { root.height() + 1 } else { needed };
+            let new = spare.take(frames, height)?;
+            if root.is_live() {
+                Self::node(frames, new)?.first()?.store(root.0, Ordering::Relaxed);
+            }
+            self.set_root(new);
+            root = new;
+        }
+        let (mut node, mut height) = (root, root.height());
+        while height > 0 {
+            let slot = self.slot(frames, node, height, section)?;
+            height -= 1;
+            node = Link(slot.load(Ordering::Relaxed));
+            if !node.is_live() {
+                node = spare.take(frames, height)?;
+                // Release: pairs with the Acquire of `get`.
+                slot.store(node.0, Ordering::Release);
+            }
+        }
+        self.get(frames, section)
+    }
+
+    /// Takes nodes without subsections, on the way to sections `first..=last`, out of the lookups' way. They keep
+    /// their links, since a lookup may be in them.
+    pub(crate) fn detach<A: FrameAllocator, D: DirectMap>(
+        &self,
+        frames: &Frames<A, D>,
+        first: u64,
+        last: u64,
+    ) -> Detached {
+        let root = self.root();
+        let mut any = false;
+        if root.is_live() && self.detach_below(frames, root, root.height(), first, last, &mut any) {
+            self.set_root(root.live(false));
+        } else if root.is_live() {
+            self.set_root(self.lowest_root(frames, root));
+        }
+        Detached { root, any: any || self.root() != root }
+    }
+
+    /// Whether `node` is empty now.
+    fn detach_below<A: FrameAllocator, D: DirectMap>(
+        &self,
+        frames: &Frames<A, D>,
+        node: Link,
+        height: u32,
+        first: u64,
+        last: u64,
+        any: &mut bool,
+    ) -> bool {
+        let Some(words) = Self::node(frames, node) else { return false };
+        if height == 0 {
+            return words
+                .chunks_exact(1 << self.shape.entry_words)
+                .all(|entry| Section::new(entry, self.shape).present().is_empty());
+        }
+        for slot in self.slots_between(words, height, first, last) {
+            let below = Link(slot.load(Ordering::Relaxed));
+            if below.is_live() && self.detach_below(frames, below, height - 1, first, last, any) {
+                slot.store(below.live(false).0, Ordering::Relaxed);
+                *any = true;
+            }
+        }
+        words.iter().all(|slot| !Link(slot.load(Ordering::Relaxed)).is_live())
+    }
+
+    /// The links of a node that may lead to sections `first..=last`. For a node that other sections lead to as well,
+    /// some of them do not; those are left alone by their users, who look for dead links or empty nodes.
+    fn slots_between<'w>(&self, words: &'w [Word], height: u32, first: u64, last: u64) -> &'w [Word] {
+        let mask = (1u64 << self.shape.frame_words) - 1;
+        let (low, high) = (self.index(first, height), self.index(last, height));
+        if low >> self.shape.frame_words != high >> self.shape.frame_words {
+            return words;
+        }
+        words.get((low & mask) as usize..=(high & mask) as usize).unwrap_or(words)
+    }
+
+    /// The root of the smallest tree that still has every live node.
+    fn lowest_root<A: FrameAllocator, D: DirectMap>(&self, frames: &Frames<A, D>, mut root: Link) -> Link {
+        while root.height() > 0 {
+            let Some((first, others)) = Self::node(frames, root).and_then(|words| words.split_first()) else { break };
+            let below = Link(first.load(Ordering::Relaxed));
+            if !below.is_live() || others.iter().any(|slot| Link(slot.load(Ordering::Relaxed)).is_live()) {
+                break;
+            }
+            root = below;
+        }
+        root
+    }
+
+    /// Hands out the frames of detached nodes. No lookup is in them any more.
+    pub(crate) fn sweep<A: FrameAllocator, D: DirectMap>(
+        &self,
+        frames: &Frames<A, D>,
+        detached: Detached,
+        first: u64,
+        last: u64,
+        give: &mut dyn FnMut(Pfn),
+    ) {
+        self.sweep_below(frames, detached.root, first, last, give);
+        let root = self.root();
+        let mut old = detached.root;
+        while old.pfn() != root.pfn() || !root.is_live() {
+            let below = Self::node(frames, old)
+                .and_then(|words| words.first())
+                .map_or(Link::NONE, |slot| Link(slot.load(Ordering::Relaxed)));
+            if let Some(pfn) = old.pfn() {
+                give(pfn);
+            }
+            if !root.is_live() || old.height() == 0 {
+                break;
+            }
+            old = below;
+        }
+        if !root.is_live() {
+            self.set_root(Link::NONE);
+        }
+    }
+
+    fn sweep_below<A: FrameAllocator, D: DirectMap>(
+        &self,
+        frames: &Frames<A, D>,
+        node: Link,
+        first: u64,
+        last: u64,
+        give: &mut dyn FnMut(Pfn),
+    ) {
+        let Some(words) = Self::node(frames, node).filter(|_| node.height() > 0) else { return };
+        for slot in self.slots_between(words, node.height(), first, last) {
+            let below = Link(slot.load(Ordering::Relaxed));
+            if below == Link::NONE {
+                continue;
+            }
+            self.sweep_below(frames, below, first, last, give);
+            if let Some(pfn) = below.pfn().filter(|_| !below.is_live()) {
+                slot.store(Link::NONE.0, Ordering::Relaxed);
+                give(pfn);
+            }
+        }
+    }
+
+    /// Calls `with` for every section that the tree has room for.
+    pub(crate) fn for_each<A: FrameAllocator, D: DirectMap>(
+        &self,
+        frames: &Frames<A, D>,
+        with: &mut dyn FnMut(u64, Section<'_>),
+    ) {
+        let root = self.root();
+        if root.is_live() {
+            self.for_each_below(frames, root, 0, with);
+        }
+    }
+
+    fn for_each_below<A: FrameAllocator, D: DirectMap>(
+        &self,
+        frames: &Frames<A, D>,
+        node: Link,
+        number: u64,
+        with: &mut dyn FnMut(u64, Section<'_>),
+    ) {
+        let Some(words) = Self::node(frames, node) else { return };
+        if node.height() == 0 {
+            let entries = words.chunks_exact(1 << self.shape.entry_words);
+            for (section, entry) in (number << self.leaf_shift()..).zip(entries) {
+                with(section, Section::new(entry, self.shape));
+            }
+            return;
+        }
+        for (below, slot) in (number << self.shape.frame_words..).zip(words) {
+            let link = Link(slot.load(Ordering::Relaxed));
+            if link.is_live() {
+                self.for_each_below(frames, link, below, with);
+            }
+        }
+    }
+}
+
+impl Spare {
+    /// Takes `count` zeroed frames near `place`, or none.
+    pub(crate) fn allocate<A: FrameAllocator, D: DirectMap>(
+        frames: &Frames<A, D>,
+        count: u64,
+        place: Place,
+    ) -> Result<Self, AllocError> {
+        let mut spare = Self { first: Link::NONE };
+        for _ in 0..count {
+            match frames.allocate(Request::new(Order::ZERO).on_node(place.node).zeroed()) {
+                Ok(pfn) => {
+                    let link = Link::new(pfn, 0);
+                    if let Some(next) = Sections::node(frames, link).and_then(|words| words.first()) {
+                        next.store(spare.first.0, Ordering::Relaxed);
+                    }
+                    spare.first = link;
+                }
+                Err(error) => {
+                    spare.give_back(frames);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(spare)
+    }
+
+    /// The next frame, zeroed, as a node of `height`.
+    fn take<A: FrameAllocator, D: DirectMap>(&mut self, frames: &Frames<A, D>, height: u32) -> Option<Link> {
+        let pfn = self.first.pfn()?;
+        let next = Sections::node(frames, self.first)?.first()?;
+        self.first = Link(next.load(Ordering::Relaxed));
+        next.store(Link::NONE.0, Ordering::Relaxed);
+        Some(Link::new(pfn, height))
+    }
+
+    /// Gives back what was not used.
+    pub(crate) fn give_back<A: FrameAllocator, D: DirectMap>(mut self, frames: &Frames<A, D>) {
+        while let Some(node) = self.take(frames, 0) {
+            if let Some(pfn) = node.pfn() {
+                // SAFETY: `allocate` took the frame at this order, and it was never linked into the tree.
+                unsafe { frames.deallocate(pfn, Order::ZERO) };
+            }
+        }
+    }
+}

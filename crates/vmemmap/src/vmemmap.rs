@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The memory map: lookups, and what it is made of.
+
+use core::fmt;
+use core::ops::Range;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use mmkit_addr::{Geometry, Order, Pfn, PfnRange};
+use mmkit_frame::{FrameAllocator, Frames, Request};
+use mmkit_page::{MemMap, Page, Place};
+use mmkit_sync::{Counter, Event, Events, RawLock};
+
+use crate::section::Shape;
+use crate::sections::Sections;
+use crate::{Env, SpaceUsage, VmemmapError, VmemmapSpace};
+
+/// A sparse virtual memory map: the descriptor of frame `pfn` is at byte `pfn * 64` of an address space in which only
+/// those pages exist whose frames do. Linux: `SPARSEMEM_VMEMMAP`.
+///
+/// See the [crate's documentation](crate) for how it is built, and [`populate`](Self::populate) and
+/// [`remove`](Self::remove) for how it changes.
+///
+/// Dropping it gives everything back that it took from the allocator.
+pub struct Vmemmap<S: VmemmapSpace, E: Env> {
+    pub(crate) space: S,
+    pub(crate) env: E,
+    pub(crate) geometry: Geometry,
+    pub(crate) shape: Shape,
+    pub(crate) sections: Sections,
+    pub(crate) lock: E::Lock,
+    pub(crate) counts: Counts,
+    off_node: AtomicBool,
+}
+
+/// What was taken from the allocator, in frames. Changed under the lock, read by anyone.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub(crate) own: AtomicU64,
+    pub(crate) tails: AtomicU64,
+    pub(crate) sections: AtomicU64,
+}
+
+/// What a memory map has taken from its frame allocator, in frames of the base page size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Frames of descriptors that belong to one part of the memory map alone.
+    pub own: u64,
+    /// Frames of tails, shared by all compounds of their order in their zone.
+    pub tails: u64,
+    /// Frames of the section table.
+    pub sections: u64,
+    /// What the address space has taken.
+    pub space: SpaceUsage,
+}
+
+impl Usage {
+    /// All of it. Equal to what the allocator has handed out to the memory map and not got back.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        let tables = self.space.leaf_tables + self.space.shared_tables + self.space.upper_tables;
+        self.own + self.tails + self.sections + tables
+    }
+}
+
+/// The guard of the memory map's lock.
+pub(crate) struct Locked<'a, L: RawLock>(&'a L);
+
+impl<L: RawLock> Drop for Locked<'_, L> {
+    fn drop(&mut self) {
+        // SAFETY: made only by `Vmemmap::locked`, which took the lock on this thread: the guard is neither sent, since
+        // nothing sends it, nor kept beyond the call that made it.
+        unsafe { self.0.unlock() };
+    }
+}
+
+impl<S: VmemmapSpace, E: Env> Vmemmap<S, E> {
+    /// An empty memory map. Takes nothing from the allocator.
+    ///
+    /// # Errors
+    ///
+    /// [`VmemmapError::PageSize`] where geometry, space and frames do not agree on the base page size.
+    pub fn new(geometry: Geometry, space: S, env: E) -> Result<Self, VmemmapError> {
+        let (own, frames) = (geometry.base_shift(), env.frames().base_shift());
+        if space.base_shift() != own || frames != own {
+            return Err(VmemmapError::PageSize { geometry: own, space: space.base_shift(), frames });
+        }
+        let shape = Shape::of(&geometry);
+        Ok(Self {
+            space,
+            env,
+            geometry,
+            shape,
+            sections: Sections::new(shape),
+            lock: E::Lock::unlocked(),
+            counts: Counts::default(),
+            off_node: AtomicBool::new(false),
+        })
+    }
+
+    /// The geometry.
+    #[must_use]
+    pub const fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// The address space that holds the descriptors.
+    #[must_use]
+    pub const fn space(&self) -> &S {
+        &self.space
+    }
+
+    /// What has been taken from the allocator. Exact while nothing is being populated or removed.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        Usage {
+            own: self.counts.own.load(Ordering::Relaxed),
+            tails: self.counts.tails.load(Ordering::Relaxed),
+            sections: self.counts.sections.load(Ordering::Relaxed),
+            space: self.space.usage(),
+        }
+    }
+
+    /// Whether `pfn` has a descriptor. Linux: `pfn_valid`.
+    ///
+    /// A snapshot, unless the caller is inside the read side or holds the frame.
+    #[inline]
+    #[must_use]
+    pub fn is_present(&self, pfn: Pfn) -> bool {
+        let _guard = mmkit_sync::ReadSide::enter(self.env.read_side());
+        self.has(pfn)
+    }
+
+    /// As `is_present`, for callers inside the read side or under the lock.
+    #[inline]
+    pub(crate) fn has(&self, pfn: Pfn) -> bool {
+        self.sections
+            .get(self.frames(), self.shape.section_of(pfn))
+            .is_some_and(|section| section.present().contains(self.shape.subsection_of(pfn)))
+    }
+
+    pub(crate) fn frames(&self) -> &Frames<E::Allocator, E::Map> {
+        self.env.frames()
+    }
+
+    pub(crate) fn locked(&self) -> Locked<'_, E::Lock> {
+        self.lock.lock();
+        Locked(&self.lock)
+    }
+
+    /// Frames whose descriptors fill a page, log2.
+    pub(crate) fn page_order(&self) -> Order {
+        self.geometry.vmemmap_page_order()
+    }
+
+    /// The vmemmap pages with descriptors of `range`, whole or in part.
+    pub(crate) fn pages_of(&self, range: PfnRange) -> Range<u64> {
+        let shift = self.page_order().get();
+        range.start().get() >> shift..range.end().div_ceil(self.page_order().frames())
+    }
+
+    /// The frames whose descriptors lie in vmemmap page `page`.
+    pub(crate) fn frames_of(&self, page: u64) -> PfnRange {
+        let first = Pfn::new(page << self.page_order().get()).unwrap_or(Pfn::MAX);
+        PfnRange::block(first, self.page_order())
+    }
+
+    /// Takes a block near `place`. The first one that comes from another node is reported.
+    pub(crate) fn take(&self, request: Request, place: Place) -> Result<Pfn, VmemmapError> {
+        let pfn = self.frames().allocate(request.on_node(place.node))?;
+        self.env.events().count(Counter::FrameTaken, request.order.frames());
+        let node = self.frames().allocator().node_of(pfn);
+        if let Some(got) = node.filter(|&node| node != place.node)
+            && !self.off_node.swap(true, Ordering::Relaxed)
+        {
+            let (wanted, got) = (place.node.get(), got.get());
+            self.env.events().report(&Event::OffNode { wanted, got, pfn: pfn.get() });
+        }
+        Ok(pfn)
+    }
+
+    /// Gives a block back.
+    ///
+    /// # Safety
+    ///
+    /// [`take`](Self::take) returned it at `order`, or the memory map otherwise took it at that order; it is given back
+    /// once, and nobody can reach it any more.
+    pub(crate) unsafe fn give(&self, pfn: Pfn, order: Order) {
+        self.env.events().count(Counter::FrameGiven, order.frames());
+        // SAFETY: passed on to the caller.
+        unsafe { self.frames().deallocate(pfn, order) };
+    }
+}
+
+// SAFETY:
+// * A present bit is set after the page of its descriptor was mapped and filled, and the space keeps it readable until
+//   it is unmapped and flushed. That happens only after the bit was cleared, and then a grace period of `read_side`
+//   passed, and while no handle to any frame of it exists: `remove` claims every block first.
+// * The space promises that the descriptor of a frame is where `pfn * 64` is: different frames, different addresses.
+//   Frames are shared behind pages of tails only, which are filled with tails of one order before they are mapped.
+// * Descriptors that are not tails lie in pages that the space mapped for writing.
+// * All descriptors are written from templates before their bits are set, and by `mmkit-page` afterwards.
+// * `Env` promises that the read side is always the same.
+unsafe impl<S: VmemmapSpace, E: Env> MemMap for Vmemmap<S, E> {
+    type Read = E::Read;
+
+    fn read_side(&self) -> &E::Read {
+        self.env.read_side()
+    }
+
+    #[inline]
+    fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
+        if self.has(pfn) { self.space.descriptor(pfn) } else { None }
+    }
+}
+
+impl<S: VmemmapSpace, E: Env> fmt::Debug for Vmemmap<S, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vmemmap").field("geometry", &self.geometry.name()).field("usage", &self.usage()).finish()
+    }
+}
