@@ -124,6 +124,7 @@ extern crate std;
 
 mod allocator;
 mod direct_map;
+mod env;
 mod frames;
 mod owned;
 mod request;
@@ -132,6 +133,7 @@ pub mod test_util;
 
 pub use allocator::{AllocError, FrameAllocator};
 pub use direct_map::DirectMap;
+pub use env::{Bare, Env};
 pub use frames::{Frames, Word};
 pub use owned::OwnedBlock;
 pub use request::Request;

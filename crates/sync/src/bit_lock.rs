@@ -73,9 +73,19 @@ impl<const BIT: u32> BitSpinLock<BIT> {
     pub fn lock_with<E: SpinEnv>(&self, env: &E) -> BitGuard<'_, BIT, E::Critical> {
         let mut tries = 0u32;
         loop {
-            if let Some(guard) = self.try_lock_with(env) {
-                return guard;
+            let critical = env.enter();
+            // Acquire: pairs with the release store that unlocks, in the guard's drop.
+            let order = mutant!("bitlock-relaxed-lock", Ordering::Acquire, Ordering::Relaxed);
+            let old = mutant!("bitlock-load-then-store", self.0.fetch_or(Self::MASK, order), {
+                let old = self.0.load(order);
+                self.0.store(old | Self::MASK, Ordering::Relaxed);
+                old
+            });
+            if old & Self::MASK == 0 {
+                return BitGuard { lock: self, data: old, critical, not_send: PhantomData };
             }
+            // Nobody waits inside the critical section.
+            drop(critical);
             // Wait on a plain load, which does not take the cache line away from the holder. Loom would explore the
             // stale values that the load may return, so there the loop is one of read-modify-writes.
             loop {
@@ -88,7 +98,9 @@ impl<const BIT: u32> BitSpinLock<BIT> {
         }
     }
 
-    /// Takes the lock if it is free. Cost: one atomic `fetch_or`, also when it is not.
+    /// Takes the lock if it is free; may also say no if somebody else had it just now.
+    ///
+    /// Cost: a load, and if that finds it free a compare-exchange. What is not free is not written.
     #[inline]
     pub fn try_lock(&self) -> Option<BitGuard<'_, BIT>> {
         self.try_lock_with(&Spin)
@@ -98,19 +110,22 @@ impl<const BIT: u32> BitSpinLock<BIT> {
     #[inline]
     pub fn try_lock_with<E: SpinEnv>(&self, env: &E) -> Option<BitGuard<'_, BIT, E::Critical>> {
         let critical = env.enter();
-        // Acquire: pairs with the release store that unlocks, in the guard's drop.
-        let order = mutant!("bitlock-relaxed-lock", Ordering::Acquire, Ordering::Relaxed);
-        let old = mutant!("bitlock-load-then-store", self.0.fetch_or(Self::MASK, order), {
-            let old = self.0.load(order);
-            self.0.store(old | Self::MASK, Ordering::Relaxed);
-            old
-        });
-        if old & Self::MASK == 0 {
-            Some(BitGuard { lock: self, data: old, critical, not_send: PhantomData })
-        } else {
-            // The critical section is left here: nobody waits inside it.
-            None
+        let data = self.0.load(Ordering::Relaxed);
+        if data & Self::MASK != 0 {
+            return None;
         }
+        // Acquire: pairs with the release store that unlocks, in the guard's drop.
+        let order = mutant!("bitlock-relaxed-try-lock", Ordering::Acquire, Ordering::Relaxed);
+        let locked = data | Self::MASK;
+        mutant!(
+            "bitlock-try-load-then-store",
+            self.0.compare_exchange(data, locked, order, Ordering::Relaxed).ok(),
+            {
+                self.0.store(locked, Ordering::Relaxed);
+                Some(data)
+            }
+        )
+        .map(|data| BitGuard { lock: self, data, critical, not_send: PhantomData })
     }
 
     /// The data as last published, without the lock bit: a snapshot, relaxed. It orders nothing and may be out of date at

@@ -43,7 +43,7 @@ pub unsafe trait RawLock {
 
 /// A test-and-test-and-set spinlock: one byte, unfair, does not disable anything.
 ///
-/// Cost: one atomic swap to take, one release store to release. For data in the same word, see
+/// Cost: one compare-exchange to take, one release store to release. For data in the same word, see
 /// [`BitSpinLock`](crate::BitSpinLock).
 #[derive(Debug)]
 #[cfg_attr(not(mmkit_loom), repr(transparent))]
@@ -66,8 +66,8 @@ impl Default for SpinLock {
 }
 
 // SAFETY:
-// * One holder: only a swap that turned false into true takes the lock, and only `unlock` writes false.
-// * Ordering: `unlock` is a release store of the value that the next successful acquire swap reads.
+// * One holder: only a compare-exchange of false for true takes the lock, and only `unlock` writes false.
+// * Ordering: `unlock` is a release store of the value that the next successful acquire exchange reads.
 // * Moving: the whole state is the byte, which moves along.
 unsafe impl RawLock for SpinLock {
     fn unlocked() -> Self {
@@ -79,7 +79,7 @@ unsafe impl RawLock for SpinLock {
         let mut tries = 0u32;
         while !self.try_lock() {
             // Wait on a plain load, which does not take the cache line away from the holder. Loom would explore the
-            // stale values that the load may return, so there the loop is one of swaps.
+            // stale values that the load may return, so there the loop is one of compare-exchanges.
             loop {
                 Spin.relax(tries);
                 tries = tries.saturating_add(1);
@@ -96,7 +96,7 @@ unsafe impl RawLock for SpinLock {
         let order = mutant!("spinlock-relaxed-lock", Ordering::Acquire, Ordering::Relaxed);
         mutant!(
             "spinlock-load-then-store",
-            !self.0.swap(true, order),
+            self.0.compare_exchange(false, true, order, Ordering::Relaxed).is_ok(),
             if self.0.load(order) {
                 false
             } else {
@@ -108,7 +108,7 @@ unsafe impl RawLock for SpinLock {
 
     #[inline]
     unsafe fn unlock(&self) {
-        // Release: pairs with the acquire swap in `try_lock`.
+        // Release: pairs with the acquire exchange in `try_lock`.
         let order = mutant!("spinlock-relaxed-unlock", Ordering::Release, Ordering::Relaxed);
         self.0.store(false, order);
     }

@@ -139,12 +139,7 @@ impl RefCount {
     }
 
     #[inline]
-    fn add(
-        &self,
-        n: u32,
-        accept: &mut impl FnMut(u32) -> bool,
-        order: Ordering,
-    ) -> Result<u32, GetError> {
+    fn add(&self, n: u32, accept: &mut impl FnMut(u32) -> bool, order: Ordering) -> Result<u32, GetError> {
         let mut raw = self.0.load();
         loop {
             let Counted { count, tag } = Counted::from_raw(raw);
@@ -207,7 +202,7 @@ impl RefCount {
         } else if old.count > n && old.count <= Self::MAX {
             Ok(Put::Held)
         } else {
-            self.saturate();
+            mutant!("refcount-no-saturation", self.saturate(), ());
             Err(Underflow { count: old.count, n })
         }
     }
@@ -272,14 +267,10 @@ impl RefCount {
             let frozen = Counted { count: 0, tag }.raw();
             // Acquire: pairs with the release of `put`.
             let order = mutant!("refcount-freeze-relaxed", Ordering::Acquire, Ordering::Relaxed);
-            let done = mutant!(
-                "refcount-freeze-by-store",
-                self.0.compare_exchange(raw, frozen, order),
-                {
-                    self.0.store(frozen, order);
-                    Ok(raw)
-                }
-            );
+            let done = mutant!("refcount-freeze-by-store", self.0.compare_exchange(raw, frozen, order), {
+                self.0.store(frozen, order);
+                Ok(raw)
+            });
             match done {
                 Ok(_) => return Ok(tag),
                 Err(found) => raw = found,
@@ -356,7 +347,8 @@ impl RefCount {
     #[inline]
     pub fn store_unique(&self, count: u32, tag: u32) {
         // Release: pairs with the acquire of `try_get` and `load_acquire`.
-        self.0.store(Counted { count, tag }.raw(), Ordering::Release);
+        let order = mutant!("refcount-store-unique-relaxed", Ordering::Release, Ordering::Relaxed);
+        self.0.store(Counted { count, tag }.raw(), order);
     }
 
     /// From now on (`true`) a write to the word fails the model, as one to a page mapped read-only would.

@@ -120,7 +120,12 @@ impl SeqCount {
             return None;
         }
         // Acquire: pairs with the release store in the drop of the previous writer's guard.
-        self.0.compare_exchange(count, count + 1, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        let order = Ordering::Acquire;
+        mutant!(
+            "seq-writers-together",
+            self.0.compare_exchange(count, count + 1, order, Ordering::Relaxed).ok()?,
+            self.0.swap(count + 1, order)
+        );
         Some(self.begun(count))
     }
 

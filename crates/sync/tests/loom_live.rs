@@ -2,8 +2,11 @@
 //! The live reference: killing and draining against getting.
 #![cfg(mmkit_loom)]
 
+mod both;
+
 use core::ops::ControlFlow;
 
+use both::both;
 use loom::sync::Arc;
 use loom::thread;
 use mmkit_sync::atomic::{UnsafeCell, hint};
@@ -22,9 +25,9 @@ unsafe impl Sync for Device {}
 unsafe impl Send for Device {}
 
 impl Device {
-    fn new() -> Arc<Self> {
+    fn new() -> Self {
         let live = LiveRef::new([Shard::new(), Shard::new()]);
-        Arc::new(Self { live, memory: UnsafeCell::new(true) })
+        Self { live, memory: UnsafeCell::new(true) }
     }
 
     fn touch(&self) {
@@ -46,11 +49,15 @@ impl Device {
     }
 }
 
+/// Three threads: at most three preemptions.
+fn bounded(model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(model);
+}
+
 fn drain() {
-    loom::model(|| {
-        let device = Device::new();
-        let other = Arc::clone(&device);
-        let thread = thread::spawn(move || other.look(1));
+    let drain = |device: &Device| {
         let wait = |tries| {
             hint::spin(tries);
             ControlFlow::Continue(())
@@ -58,9 +65,11 @@ fn drain() {
         device.live.drain(wait).unwrap();
         device.free();
         assert!(!device.look(0), "entered after the kill");
-        thread.join().unwrap();
-        assert!(device.live.is_drained(), "drained stays so");
-    });
+    };
+    let look = |device: &Device| {
+        device.look(1);
+    };
+    both(Device::new, drain, look, |device, (), ()| assert!(device.live.is_drained(), "drained stays so"));
 }
 
 #[test]
@@ -78,8 +87,8 @@ fn kill_and_drain_mutants_fail_2_threads_blocking() {
 }
 
 fn drain_bounded() {
-    loom::model(|| {
-        let device = Device::new();
+    bounded(|| {
+        let device = Arc::new(Device::new());
         let threads: [_; 2] = core::array::from_fn(|shard| {
             let device = Arc::clone(&device);
             thread::spawn(move || device.look(shard))
@@ -96,19 +105,19 @@ fn drain_bounded() {
 }
 
 #[test]
-fn kill_and_drain_against_get_3_threads_look_once() {
+fn kill_and_drain_against_get_3_threads_look_once_3_preemptions() {
     drain_bounded();
 }
 
 #[test]
-fn kill_and_drain_mutants_fail_3_threads_look_once() {
+fn kill_and_drain_mutants_fail_3_threads_look_once_3_preemptions() {
     must_fail("live-enter-no-recheck", drain_bounded);
     must_fail("live-put-relaxed", drain_bounded);
 }
 
 fn held_by_the_drainer() {
     loom::model(|| {
-        let device = Device::new();
+        let device = Arc::new(Device::new());
         let guard = device.live.enter(1).unwrap();
         let other = Arc::clone(&device);
         let thread = thread::spawn(move || other.look(0));
@@ -131,8 +140,8 @@ fn a_refused_entry_mutants_fail_2_threads() {
 }
 
 fn seen_dead_by_another() {
-    loom::model(|| {
-        let device = Device::new();
+    bounded(|| {
+        let device = Arc::new(Device::new());
         let killer = Arc::clone(&device);
         let killer = thread::spawn(move || killer.live.kill());
         let user = Arc::clone(&device);
@@ -147,12 +156,12 @@ fn seen_dead_by_another() {
 }
 
 #[test]
-fn any_thread_may_see_it_drained_3_threads_look_once() {
+fn any_thread_may_see_it_drained_3_threads_look_once_3_preemptions() {
     seen_dead_by_another();
 }
 
 #[test]
-fn any_thread_may_see_it_drained_mutants_fail_3_threads_look_once() {
+fn any_thread_may_see_it_drained_mutants_fail_3_threads_look_once_3_preemptions() {
     must_fail("live-drain-no-fence", seen_dead_by_another);
     must_fail("live-enter-no-fence", seen_dead_by_another);
 }

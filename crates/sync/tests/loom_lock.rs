@@ -83,9 +83,9 @@ fn bit_lock_mutants_fail_2_threads_blocking() {
 
 #[test]
 fn bit_lock_mutants_fail_3_threads_try_once() {
-    must_fail("bitlock-relaxed-lock", bit_lock_trying);
+    must_fail("bitlock-relaxed-try-lock", bit_lock_trying);
     must_fail("bitlock-relaxed-unlock", bit_lock_trying);
-    must_fail("bitlock-load-then-store", bit_lock_trying);
+    must_fail("bitlock-try-load-then-store", bit_lock_trying);
 }
 
 fn spin_lock_blocking() {
@@ -102,7 +102,8 @@ fn spin_lock_blocking() {
 fn spin_lock_trying() {
     loom::model(|| {
         let lock = Arc::new(Lock::<SpinLock, u64>::new(0));
-        let bump = |lock: &Lock<SpinLock, u64>| u64::from(lock.try_lock().map(|mut data| *data += 1).is_some());
+        let bump =
+            |lock: &Lock<SpinLock, u64>| u64::from(lock.try_lock().map(|mut data| *data += 1).is_some());
         let threads: [_; 2] = core::array::from_fn(|_| {
             let lock = Arc::clone(&lock);
             thread::spawn(move || bump(&lock))

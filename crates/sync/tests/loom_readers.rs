@@ -2,8 +2,9 @@
 //! The read side of four counters: what is out of reach may be freed after a wait, not before.
 #![cfg(mmkit_loom)]
 
-use loom::sync::Arc;
-use loom::thread;
+mod both;
+
+use both::both;
 use mmkit_sync::atomic::{AtomicBool, Ordering::Relaxed, UnsafeCell};
 use mmkit_sync::mutant::must_fail;
 use mmkit_sync::{ReadSide, Readers};
@@ -21,12 +22,9 @@ unsafe impl Sync for Shared {}
 unsafe impl Send for Shared {}
 
 impl Shared {
-    fn new() -> Arc<Self> {
-        Arc::new(Self {
-            readers: Readers::new(),
-            reachable: AtomicBool::new(true),
-            memory: UnsafeCell::new(true),
-        })
+    fn new() -> Self {
+        let (reachable, memory) = (AtomicBool::new(true), UnsafeCell::new(true));
+        Self { readers: Readers::new(), reachable, memory }
     }
 
     fn look(&self) {
@@ -47,14 +45,7 @@ impl Shared {
 }
 
 fn one_wait() {
-    loom::model(|| {
-        let shared = Shared::new();
-        let other = Arc::clone(&shared);
-        let thread = thread::spawn(move || other.look());
-        shared.free();
-        shared.look();
-        thread.join().unwrap();
-    });
+    both(Shared::new, Shared::free, Shared::look, |shared, (), ()| shared.look());
 }
 
 #[test]
@@ -71,15 +62,12 @@ fn nothing_is_freed_under_a_reader_mutants_fail_2_threads_blocking() {
 }
 
 fn two_waits() {
-    loom::model(|| {
-        let shared = Shared::new();
-        let other = Arc::clone(&shared);
-        let thread = thread::spawn(move || other.look());
-        // The reader may have chosen its pair before this wait, and enter after it.
+    // The reader may have chosen its pair before the first wait, and enter after it.
+    let free = |shared: &Shared| {
         shared.readers.synchronize().unwrap();
         shared.free();
-        thread.join().unwrap();
-    });
+    };
+    both(Shared::new, free, Shared::look, |_, (), ()| ());
 }
 
 #[test]

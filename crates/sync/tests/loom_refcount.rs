@@ -2,6 +2,9 @@
 //! The reference count: lookups against the last put and against freezing, overflow, and words that must not be written.
 #![cfg(mmkit_loom)]
 
+mod both;
+
+use both::both;
 use loom::sync::Arc;
 use loom::thread;
 use mmkit_sync::atomic::UnsafeCell;
@@ -23,9 +26,9 @@ unsafe impl Sync for Object {}
 unsafe impl Send for Object {}
 
 impl Object {
-    fn new(count: u32, alive: bool) -> Arc<Self> {
+    fn new(count: u32, alive: bool) -> Self {
         let (count, body) = (RefCount::new(count, TAG), UnsafeCell::new(alive));
-        Arc::new(Self { count, body, readers: Readers::new() })
+        Self { count, body, readers: Readers::new() }
     }
 
     fn read(&self) -> bool {
@@ -50,25 +53,26 @@ impl Object {
 }
 
 fn try_get_against_last_put() {
-    loom::model(|| {
-        let object = Object::new(1, true);
-        let other = Arc::clone(&object);
-        let thread = thread::spawn(move || match other.count.try_get(1, |tag| tag == TAG) {
-            Ok(tag) => {
-                assert_eq!(tag, TAG);
-                assert!(other.read(), "used after free");
-                other.put()
-            }
-            Err(error) => {
-                assert_eq!(error, GetError::Zero);
-                false
-            }
-        });
-        let mine = object.put();
-        let theirs = thread.join().unwrap();
-        assert!(mine ^ theirs, "freed by both or by neither");
-        assert_eq!(object.count.load(), Counted { count: 0, tag: TAG });
-    });
+    let lookup = |object: &Object| match object.count.try_get(1, |tag| tag == TAG) {
+        Ok(tag) => {
+            assert_eq!(tag, TAG);
+            assert!(object.read(), "used after free");
+            object.put()
+        }
+        Err(error) => {
+            assert_eq!(error, GetError::Zero);
+            false
+        }
+    };
+    both(
+        || Object::new(1, true),
+        Object::put,
+        lookup,
+        |object, put, looked_up| {
+            assert!(put ^ looked_up, "freed by both or by neither");
+            assert_eq!(object.count.load(), Counted { count: 0, tag: TAG });
+        },
+    );
 }
 
 #[test]
@@ -85,7 +89,7 @@ fn try_get_against_last_put_mutants_fail_2_threads() {
 
 fn puts_of_three() {
     loom::model(|| {
-        let object = Object::new(3, true);
+        let object = Arc::new(Object::new(3, true));
         let threads: [_; 2] = core::array::from_fn(|_| {
             let object = Arc::clone(&object);
             thread::spawn(move || u32::from(object.read() && object.put()))
@@ -110,18 +114,16 @@ fn exactly_one_put_is_the_last_mutants_fail_3_threads() {
 }
 
 fn unfreeze_against_try_get() {
-    loom::model(|| {
-        let object = Object::new(0, false);
-        let other = Arc::clone(&object);
-        let thread = thread::spawn(move || {
-            if other.count.try_get(1, |_| true).is_ok() {
-                assert!(other.read(), "not published");
-            }
-        });
+    let publish = |object: &Object| {
         object.write(true);
         object.count.unfreeze(1).unwrap();
-        thread.join().unwrap();
-    });
+    };
+    let lookup = |object: &Object| {
+        if object.count.try_get(1, |_| true).is_ok() {
+            assert!(object.read(), "not published");
+        }
+    };
+    both(|| Object::new(0, false), publish, lookup, |_, (), ()| ());
 }
 
 #[test]
@@ -136,27 +138,29 @@ fn unfreeze_publishes_to_try_get_mutants_fail_2_threads() {
 }
 
 fn freeze_against_try_get() {
-    loom::model(|| {
-        let object = Object::new(1, true);
-        let other = Arc::clone(&object);
-        let thread = thread::spawn(move || {
-            if other.count.try_get(1, |tag| tag == TAG).is_ok() {
-                assert!(other.read(), "half changed");
-                assert!(!other.put());
-            }
-        });
-        match object.count.freeze(1) {
-            Ok(tag) => {
-                assert_eq!(tag, TAG);
-                object.write(false);
-                object.write(true);
-                object.count.unfreeze(1).unwrap();
-            }
-            Err(found) => assert_eq!(found, 2),
+    let freeze = |object: &Object| match object.count.freeze(1) {
+        Ok(tag) => {
+            assert_eq!(tag, TAG);
+            object.write(false);
+            object.write(true);
+            object.count.unfreeze(1).unwrap();
         }
-        thread.join().unwrap();
-        assert_eq!(object.count.load(), Counted { count: 1, tag: TAG });
-    });
+        Err(found) => assert_eq!(found, 2),
+    };
+    let lookup = |object: &Object| {
+        if object.count.try_get(1, |tag| tag == TAG).is_ok() {
+            assert!(object.read(), "half changed");
+            assert!(!object.put());
+        }
+    };
+    both(
+        || Object::new(1, true),
+        freeze,
+        lookup,
+        |object, (), ()| {
+            assert_eq!(object.count.load(), Counted { count: 1, tag: TAG });
+        },
+    );
 }
 
 #[test]
@@ -173,18 +177,23 @@ fn freeze_against_try_get_mutants_fail_2_threads() {
 }
 
 fn freeze_after_put() {
-    loom::model(|| {
-        let object = Object::new(2, true);
-        let other = Arc::clone(&object);
-        let thread = thread::spawn(move || {
-            assert!(other.read());
-            assert!(!other.put() || !other.read());
-        });
+    let freeze = |object: &Object| {
         if object.count.freeze(1).is_ok() {
             object.write(false);
         }
-        thread.join().unwrap();
-    });
+    };
+    let put = |object: &Object| {
+        assert!(object.read());
+        assert_eq!(object.count.put(1), Ok(Put::Held));
+    };
+    both(
+        || Object::new(2, true),
+        freeze,
+        put,
+        |object, (), ()| {
+            assert!(object.count.load().count <= 1);
+        },
+    );
 }
 
 #[test]
@@ -199,20 +208,25 @@ fn freeze_sees_what_was_done_before_a_put_mutants_fail_2_threads() {
 }
 
 fn retag_against_try_get() {
-    loom::model(|| {
-        let object = Object::new(1, true);
-        let other = Arc::clone(&object);
-        let thread = thread::spawn(move || other.count.try_get(1, |tag| tag == TAG).is_ok());
-        // The owner turns it into something else: a lookup of what it was must not get that.
+    // The owner turns it into something else: a lookup of what it was must not get that.
+    let retag = |object: &Object| {
         let frozen = object.count.freeze(1).is_ok();
         if frozen {
             object.count.store_unique(1, TAG + 1);
         }
-        let got = thread.join().unwrap();
-        assert!(!(frozen && got), "a reference to what it no longer is");
-        let want = Counted { count: 1 + u32::from(got), tag: TAG + u32::from(frozen) };
-        assert_eq!(object.count.load(), want);
-    });
+        frozen
+    };
+    let lookup = |object: &Object| object.count.try_get(1, |tag| tag == TAG).is_ok();
+    both(
+        || Object::new(1, true),
+        retag,
+        lookup,
+        |object, frozen, got| {
+            assert!(!(frozen && got), "a reference to what it no longer is");
+            let want = Counted { count: 1 + u32::from(got), tag: TAG + u32::from(frozen) };
+            assert_eq!(object.count.load(), want);
+        },
+    );
 }
 
 #[test]
@@ -226,15 +240,17 @@ fn identity_and_count_mutants_fail_2_threads() {
 }
 
 fn overflow() {
-    loom::model(|| {
-        let object = Object::new(RefCount::MAX - 1, true);
-        let other = Arc::clone(&object);
-        let thread = thread::spawn(move || other.count.try_get(1, |_| true).is_ok());
-        let mine = object.count.get(1).is_ok();
-        let theirs = thread.join().unwrap();
-        assert!(mine ^ theirs, "there was room for exactly one");
-        assert_eq!(object.count.load().count, RefCount::MAX);
-    });
+    let get = |object: &Object| object.count.get(1).is_ok();
+    let try_get = |object: &Object| object.count.try_get(1, |_| true).is_ok();
+    both(
+        || Object::new(RefCount::MAX - 1, true),
+        get,
+        try_get,
+        |object, mine, theirs| {
+            assert!(mine ^ theirs, "there was room for exactly one");
+            assert_eq!(object.count.load().count, RefCount::MAX);
+        },
+    );
 }
 
 #[test]
@@ -250,7 +266,7 @@ fn overflow_mutants_fail_2_threads() {
 fn underflow() {
     loom::model(|| {
         // One reference, three puts: one is right, and the object stays dead.
-        let object = Object::new(1, true);
+        let object = Arc::new(Object::new(1, true));
         let threads: [_; 2] = core::array::from_fn(|_| {
             let object = Arc::clone(&object);
             thread::spawn(move || object.count.put(1))
@@ -271,25 +287,28 @@ fn underflow_saturates_3_threads() {
     underflow();
 }
 
+#[test]
+fn underflow_mutants_fail_3_threads() {
+    must_fail("refcount-no-saturation", underflow);
+}
+
 fn read_only_at_zero() {
-    loom::model(|| {
-        let object = Object::new(1, true);
-        let other = Arc::clone(&object);
-        let thread = thread::spawn(move || {
-            // A lookup inside a reader: it may come before the freeze, in the middle, or find a read-only word.
-            let guard = other.readers.enter();
-            let got = other.count.try_get(1, |tag| tag == TAG);
-            drop(guard);
-            got.is_ok()
-        });
+    let optimise = |object: &Object| {
         let frozen = object.count.freeze(1).is_ok();
         if frozen {
             object.readers.synchronize().unwrap();
             object.count.write_protect(true);
         }
-        let got = thread.join().unwrap();
-        assert!(frozen ^ got);
-    });
+        frozen
+    };
+    // A lookup inside a reader: it may come before the freeze, in the middle, or find a read-only word.
+    let lookup = |object: &Object| {
+        let guard = object.readers.enter();
+        let got = object.count.try_get(1, |tag| tag == TAG);
+        drop(guard);
+        got.is_ok()
+    };
+    both(|| Object::new(1, true), optimise, lookup, |_, frozen, got| assert!(frozen ^ got));
 }
 
 #[test]

@@ -2,6 +2,9 @@
 //! The sequence count: readers against writers.
 #![cfg(mmkit_loom)]
 
+mod both;
+
+use both::both;
 use loom::sync::Arc;
 use loom::thread;
 use mmkit_sync::SeqCount;
@@ -16,8 +19,8 @@ struct Pair {
 }
 
 impl Pair {
-    fn new() -> Arc<Self> {
-        Arc::new(Self { seq: SeqCount::new(), low: AtomicU64::new(0), high: AtomicU64::new(0) })
+    fn new() -> Self {
+        Self { seq: SeqCount::new(), low: AtomicU64::new(0), high: AtomicU64::new(0) }
     }
 
     fn load(&self) -> (u64, u64) {
@@ -35,59 +38,68 @@ impl Pair {
         true
     }
 
-    fn check(&self) {
-        if let Some((low, high)) = self.seq.try_read(|| self.load()) {
+    /// Writes where there is no other writer.
+    fn write(&self) {
+        // SAFETY: the models call it from one thread.
+        let writer = unsafe { self.seq.write_unchecked() };
+        self.low.store(1, Relaxed);
+        self.high.store(1, Relaxed);
+        drop(writer);
+    }
+
+    /// Reads once; the two words, if they were read in peace.
+    fn try_read(&self) -> Option<(u64, u64)> {
+        let pair = self.seq.try_read(|| self.load());
+        if let Some((low, high)) = pair {
             assert_eq!(low, high, "a reader sees half of a write");
         }
+        pair
     }
 }
 
-fn try_read() {
-    loom::model(|| {
-        let pair = Pair::new();
-        let other = Arc::clone(&pair);
-        let thread = thread::spawn(move || other.try_bump());
-        pair.check();
-        assert!(thread.join().unwrap());
-        assert_eq!(pair.seq.try_read(|| pair.load()), Some((1, 1)));
+fn write_against_try_read() {
+    both(Pair::new, Pair::write, Pair::try_read, |pair, (), _| {
+        assert_eq!(pair.try_read(), Some((1, 1)));
     });
 }
 
 #[test]
 fn a_reader_sees_all_or_nothing_2_threads_try_once() {
-    try_read();
+    write_against_try_read();
 }
 
 #[test]
 fn a_reader_mutants_fail_2_threads_try_once() {
-    must_fail("seq-relaxed-sample", try_read);
-    must_fail("seq-relaxed-end", try_read);
-    must_fail("seq-ignore-odd", try_read);
-    must_fail("seq-no-acquire-fence", try_read);
-    must_fail("seq-no-release-fence", try_read);
+    must_fail("seq-relaxed-sample", write_against_try_read);
+    must_fail("seq-relaxed-end", write_against_try_read);
+    must_fail("seq-ignore-odd", write_against_try_read);
+    must_fail("seq-no-acquire-fence", write_against_try_read);
+    must_fail("seq-no-release-fence", write_against_try_read);
 }
 
 #[test]
 fn a_reader_that_waits_sees_all_or_nothing_2_threads_blocking() {
-    loom::model(|| {
-        let pair = Pair::new();
-        let other = Arc::clone(&pair);
-        let thread = thread::spawn(move || other.try_bump());
-        let (low, high) = pair.seq.read(|| pair.load());
-        assert_eq!(low, high);
-        thread.join().unwrap();
-    });
+    both(
+        Pair::new,
+        Pair::write,
+        |pair| pair.seq.read(|| pair.load()),
+        |_, (), (low, high)| {
+            assert_eq!(low, high);
+        },
+    );
 }
 
 #[test]
-fn two_readers_against_a_writer_3_threads_try_once() {
-    loom::model(|| {
-        let pair = Pair::new();
+fn two_readers_against_a_writer_3_threads_try_once_2_preemptions() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(2);
+    model.check(|| {
+        let pair = Arc::new(Pair::new());
         let threads: [_; 2] = core::array::from_fn(|_| {
             let pair = Arc::clone(&pair);
-            thread::spawn(move || pair.check())
+            thread::spawn(move || pair.try_read())
         });
-        assert!(pair.try_bump());
+        pair.write();
         for thread in threads {
             thread.join().unwrap();
         }
@@ -95,15 +107,10 @@ fn two_readers_against_a_writer_3_threads_try_once() {
 }
 
 fn two_writers() {
-    loom::model(|| {
-        let pair = Pair::new();
-        let other = Arc::clone(&pair);
-        let thread = thread::spawn(move || other.try_bump());
-        let mine = pair.try_bump();
-        let theirs = thread.join().unwrap();
+    both(Pair::new, Pair::try_bump, Pair::try_bump, |pair, mine, theirs| {
         assert!(mine | theirs);
         let bumps = u64::from(mine) + u64::from(theirs);
-        assert_eq!(pair.seq.read(|| pair.load()), (bumps, bumps));
+        assert_eq!(pair.try_read(), Some((bumps, bumps)));
     });
 }
 
@@ -115,4 +122,5 @@ fn writers_exclude_each_other_2_threads_try_once() {
 #[test]
 fn writers_mutants_fail_2_threads_try_once() {
     must_fail("seq-relaxed-end", two_writers);
+    must_fail("seq-writers-together", two_writers);
 }

@@ -108,11 +108,10 @@ unsafe impl<T: Shards + ?Sized> Shards for &T {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(mmkit_loom)))]
 mod tests {
     use super::*;
 
-    #[cfg(not(mmkit_loom))]
     #[test]
     fn a_full_shard_refuses_and_stays_as_it_is() {
         let shard = Shard::new();
