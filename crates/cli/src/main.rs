@@ -1,3 +1,28 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Under construction.
-fn main() {}
+//! The `mmkit` command: what page metadata costs, reckoned for any architecture and built for real on this machine.
+
+mod args;
+mod failure;
+mod machine;
+mod output;
+mod plan;
+mod size;
+
+use std::process::ExitCode;
+
+use args::{Args, Command};
+use failure::Failure;
+
+fn main() -> ExitCode {
+    match args::parse().and_then(run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(args: Args) -> Result<(), Failure> {
+    match args.command {
+        None => output::print(&args::help()),
+        Some(Command::Plan(args)) => plan::run(&args),
+    }
+}

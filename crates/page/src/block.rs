@@ -29,6 +29,13 @@ unsafe impl<M: Sync> Send for Block<'_, M> {}
 // SAFETY: as for `Send`: everything reachable from `&Block` is reachable from `&M` or atomic.
 unsafe impl<M: Sync> Sync for Block<'_, M> {}
 
+impl<'m, M: MemMap> Block<'m, &M> {
+    /// The same block, of the map behind the reference.
+    pub(crate) fn through_reference(self) -> Block<'m, M> {
+        Block { map: self.map, page: self.page, pfn: self.pfn }
+    }
+}
+
 impl<'m, M: MemMap> Block<'m, M> {
     /// The block whose head is `pfn`.
     ///
@@ -37,6 +44,11 @@ impl<'m, M: MemMap> Block<'m, M> {
     /// The descriptor of every frame of the block stays readable for as long as the block or a copy of it is used.
     pub(crate) unsafe fn new(map: &'m M, pfn: Pfn) -> Option<Self> {
         Some(Self { map, page: map.descriptor(pfn)?, pfn })
+    }
+
+    /// Where the head's descriptor is.
+    pub(crate) fn descriptor(&self) -> NonNull<Page> {
+        self.page
     }
 
     /// The head's descriptor.

@@ -25,11 +25,19 @@ impl<M: MemMap> fmt::Display for Dump<'_, '_, '_, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let view = self.0;
         write!(f, "{:?}: ", view.pfn())?;
-        match view.state() {
+        let (tag, count) = view.block.page().snapshot();
+        match State::of(tag, count) {
             State::Uninitialised => return f.write_str("not initialised"),
-            State::Tail { order } => write!(f, "tail of {:?}, {order:?}", view.head())?,
+            State::Tail { order } => {
+                write!(f, "tail of {:?}, {order:?}", view.pfn().clear(tag.inner_mask()))?;
+            }
+            State::Inside => f.write_str("inside a block")?,
             State::Free { order, parked } => {
-                write!(f, "free, {order:?}, {}", if parked { "at rest" } else { "in its allocator's hands" })?;
+                write!(
+                    f,
+                    "free, {order:?}, {}",
+                    if parked { "at rest" } else { "in its allocator's hands" }
+                )?;
             }
             State::Frozen { order } => write!(f, "frozen, {order:?}")?,
             State::Held { order, count } => write!(f, "{order:?}, count {count}")?,

@@ -5,8 +5,8 @@ use core::fmt;
 use core::mem;
 
 use mmkit_addr::{Order, Pfn};
-use mmkit_sync::Put;
 use mmkit_sync::atomic::Ordering;
+use mmkit_sync::{Put, mutant};
 
 use crate::block::Block;
 use crate::{Frozen, GetError, MemMap, PageFlags, Place};
@@ -26,6 +26,29 @@ use crate::{Frozen, GetError, MemMap, PageFlags, Place};
 /// }
 /// ```
 ///
+/// Nor can one that was frozen:
+///
+/// ```compile_fail,E0382
+/// # use mmkit_page::{Folio, MemMap, PageFlags};
+/// fn frozen<M: MemMap>(folio: Folio<'_, M>) {
+///     let _frozen = folio.freeze();
+///     folio.insert(PageFlags::DIRTY);
+/// }
+/// ```
+///
+/// A reference cannot outlive its map:
+///
+/// ```compile_fail,E0597
+/// # use mmkit_page::{Folio, MemMap, Page, SliceMap};
+/// # use mmkit_addr::Pfn;
+/// let mut pages = [const { Page::new() }; 1];
+/// let folio = {
+///     let map = SliceMap::new(&mut pages, Pfn::ZERO).unwrap();
+///     map.try_get(Pfn::ZERO)
+/// };
+/// drop(folio);
+/// ```
+///
 /// And a reference gives no right to the words that belong to the allocator, or to take a compound apart:
 ///
 /// ```compile_fail,E0599
@@ -43,6 +66,12 @@ impl<'m, M: MemMap> Folio<'m, M> {
     /// For a reference that was just taken.
     pub(crate) fn new(block: Block<'m, M>) -> Self {
         Self { block }
+    }
+
+    /// The map that the handle comes from.
+    #[must_use]
+    pub fn map(&self) -> &'m M {
+        self.block.map
     }
 
     /// The first frame.
@@ -81,22 +110,27 @@ impl<'m, M: MemMap> Folio<'m, M> {
         self.block.flags()
     }
 
-    /// Sets `flags`, and returns those that were set before.
+    /// Sets `flags`, and returns those that were set before. Bits without a name are ignored.
     ///
     /// Cost: one `fetch_or`. Relaxed: a flag publishes nothing by itself.
     pub fn insert(&self, flags: PageFlags) -> PageFlags {
         let page = self.block.page();
         page.written();
-        PageFlags::from_bits_truncate(page.flags.fetch_or(flags.bits(), Ordering::Relaxed))
+        PageFlags::from_bits_truncate(page.flags.fetch_or(Self::known(flags), Ordering::Relaxed))
     }
 
-    /// Clears `flags`, and returns those that were set before.
+    /// Clears `flags`, and returns those that were set before. Bits without a name are ignored.
     ///
     /// Cost: one `fetch_and`. Relaxed: a flag publishes nothing by itself.
     pub fn remove(&self, flags: PageFlags) -> PageFlags {
         let page = self.block.page();
         page.written();
-        PageFlags::from_bits_truncate(page.flags.fetch_and(!flags.bits(), Ordering::Relaxed))
+        PageFlags::from_bits_truncate(page.flags.fetch_and(!Self::known(flags), Ordering::Relaxed))
+    }
+
+    /// The bits of `flags` that are flags: `from_bits_retain` makes values with others, which are node and zone here.
+    const fn known(flags: PageFlags) -> u64 {
+        flags.bits() & PageFlags::all().bits()
     }
 
     /// Takes one more reference. Linux: `folio_get`.
@@ -139,7 +173,17 @@ impl<'m, M: MemMap> Folio<'m, M> {
     ///
     /// Cost: one compare-exchange, of Acquire ordering: pairs with the Release of the references given back before.
     pub fn freeze(self) -> Result<Frozen<'m, M>, Self> {
-        match self.block.page().info.freeze(1) {
+        let info = &self.block.page().info;
+        // The mutant looks, and leaves the reference for others to find.
+        let frozen = mutant!(
+            "page-freeze-look-only",
+            info.freeze(1),
+            match info.load() {
+                one if one.count == 1 => Ok(one.tag),
+                more => Err(more.count),
+            }
+        );
+        match frozen {
             Ok(_) => {
                 let block = self.into_block();
                 block.page().written();

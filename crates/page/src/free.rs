@@ -17,13 +17,22 @@ use crate::{Frozen, MemMap, Page, Place, Reason, Refused};
 /// freed, what the allocator likes. [`Free::allocate`] takes them back, so a frame in use cannot be corrupted by the
 /// allocator, nor its lists by the frame's user:
 ///
-/// ```compile_fail,E0382
+/// ```compile_fail,E0505
 /// # use mmkit_page::{Free, MemMap};
 /// # use mmkit_sync::atomic::Ordering;
 /// fn linked<M: MemMap>(free: Free<'_, M>) {
 ///     let link = &free.words()[0];
 ///     let frozen = free.allocate(); // moves the block out from under `link`
 ///     link.store(1, Ordering::Relaxed);
+/// }
+/// ```
+///
+/// A frame in use has no private words:
+///
+/// ```compile_fail,E0599
+/// # use mmkit_page::{Frozen, MemMap};
+/// fn words<M: MemMap>(frozen: &Frozen<'_, M>) {
+///     let _ = frozen.words();
 /// }
 /// ```
 ///
@@ -39,6 +48,12 @@ impl<'m, M: MemMap> Free<'m, M> {
     /// For a free block that was just taken.
     pub(crate) fn new(block: Block<'m, M>) -> Self {
         Self { block }
+    }
+
+    /// The map that the handle comes from.
+    #[must_use]
+    pub fn map(&self) -> &'m M {
+        self.block.map
     }
 
     /// The first frame.
@@ -118,37 +133,40 @@ impl<'m, M: MemMap> Free<'m, M> {
     ///
     /// # Errors
     ///
-    /// Both, unchanged: of different orders, not neighbours in one naturally aligned block, of different places or
+    /// Both, unchanged and in the order of the call: of different orders, not neighbours in one naturally aligned block, of different places or
     /// maps, or a compound.
     ///
     /// Cost: two words written.
     pub fn merge(self, other: Self) -> Result<Self, Refused<(Self, Self)>> {
-        let (lower, upper) = if self.pfn() < other.pfn() { (self, other) } else { (other, self) };
-        let tag = lower.block.tag();
-        let order = tag.order();
-        let reason = if tag.is_compound() || upper.is_compound() {
-            Some(Reason::Compound { order })
-        } else if !core::ptr::eq(lower.block.map, upper.block.map)
-            || upper.order() != order
-            || upper.pfn().get() != lower.pfn().get() | order.frames()
-            || upper.pfn() == lower.pfn()
-        {
-            Some(Reason::NotBuddies { pfn: lower.pfn(), other: upper.pfn() })
-        } else if lower.place() != upper.place() {
-            Some(Reason::OtherPlace { pfn: lower.pfn(), other: upper.pfn() })
-        } else {
-            None
+        let joined = match self.joined_order(&other) {
+            Ok(joined) => joined,
+            Err(reason) => return Err(Refused::new((self, other), reason)),
         };
-        let joined = Order::new(order.get() + 1);
-        match (reason, joined) {
-            (None, Some(joined)) => {
-                // Not parked and count 0: from now on a frame inside the lower block, which nobody can get at.
-                upper.into_block().retag(Tag::head(Order::ZERO));
-                lower.block.retag(Tag::head(joined).with_free(true));
-                Ok(lower)
-            }
-            (reason, _) => Err(Refused::new((lower, upper), reason.unwrap_or(Reason::TooLarge { order }))),
+        let (lower, upper) = if self.pfn() < other.pfn() { (self, other) } else { (other, self) };
+        // From now on a frame inside the lower block, which nobody can get at.
+        upper.into_block().retag(Tag::INSIDE_BLOCK);
+        lower.block.retag(Tag::head(joined).with_free(true));
+        Ok(lower)
+    }
+
+    /// The order of the block of which these two are the halves.
+    fn joined_order(&self, other: &Self) -> Result<Order, Reason> {
+        let (pfn, order) = (self.pfn(), self.order());
+        if let Some(compound) = [self, other].into_iter().find(|block| block.is_compound()) {
+            return Err(Reason::Compound { order: compound.order() });
         }
+        // The other half has the same number but for one bit, and is in this map too: by its descriptor, since what
+        // counts is not which reference to the map the handles were made with.
+        let is_half = other.order() == order
+            && other.pfn().get() == pfn.get() ^ order.frames()
+            && self.block.map.descriptor(other.pfn()) == Some(other.block.descriptor());
+        if !is_half {
+            return Err(Reason::NotBuddies { pfn, other: other.pfn() });
+        }
+        if self.place() != other.place() {
+            return Err(Reason::OtherPlace { pfn, other: other.pfn() });
+        }
+        order.checked_add(1).ok_or(Reason::TooLarge { order })
     }
 
     /// Forgets the handle and keeps the block from being claimed: the allocator remembers it by its frame number.
@@ -177,7 +195,7 @@ impl<'m, M: MemMap> Free<'m, M> {
 
 impl<M: MemMap> Drop for Free<'_, M> {
     fn drop(&mut self) {
-        // Release inside: whoever claims the block sees its words.
+        // `retag` stores with Release, which pairs with the Acquire of `claim`: whoever claims the block sees its words.
         self.block.retag(self.block.tag().with_parked(true));
     }
 }

@@ -22,6 +22,16 @@ use crate::{Folio, Free, MemMap, Place, Reason, Refused};
 /// }
 /// ```
 ///
+/// It ends with what it becomes:
+///
+/// ```compile_fail,E0382
+/// # use mmkit_page::{Frozen, MemMap};
+/// fn still_mine<M: MemMap>(frozen: Frozen<'_, M>) {
+///     let _folio = frozen.into_folio();
+///     let _ = frozen.prep();
+/// }
+/// ```
+///
 /// Dropping it leaks the block: nobody can reach it any more, and nothing is freed that might be in use.
 #[must_use = "a dropped frozen block is lost; hand it out or give it back"]
 pub struct Frozen<'m, M: MemMap> {
@@ -32,6 +42,12 @@ impl<'m, M: MemMap> Frozen<'m, M> {
     /// For a block whose count just became 0 in the caller's hands.
     pub(crate) fn new(block: Block<'m, M>) -> Self {
         Self { block }
+    }
+
+    /// The map that the handle comes from.
+    #[must_use]
+    pub fn map(&self) -> &'m M {
+        self.block.map
     }
 
     /// The first frame.
@@ -101,7 +117,7 @@ impl<'m, M: MemMap> Frozen<'m, M> {
         if tag.is_shared() {
             return Err(Refused::new(self, Reason::SharedTails { order: tag.order() }));
         }
-        self.rewrite_others(Tag::head(Order::ZERO));
+        self.rewrite_others(Tag::INSIDE_BLOCK);
         self.block.retag(tag.with_compound(false));
         Ok(self)
     }

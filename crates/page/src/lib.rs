@@ -74,7 +74,7 @@
 //!
 //! # Cost
 //!
-//! Looking up a head is one load and a mask. Taking a reference is one load and one compare-exchange; giving it back
+//! Looking up a head is one load and a mask. Taking a reference is two loads and one compare-exchange; giving it back
 //! is one `fetch_sub`. No operation allocates.
 #![no_std]
 

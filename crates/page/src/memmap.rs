@@ -5,7 +5,7 @@ use core::fmt;
 use core::ptr::NonNull;
 
 use mmkit_addr::{Pfn, PfnRange};
-use mmkit_sync::ReadSide;
+use mmkit_sync::{ReadSide, mutant};
 
 use crate::block::Block;
 use crate::tag::Tag;
@@ -19,15 +19,19 @@ use crate::{Folio, Free, Frozen, GetError, Page, Place, Reader};
 ///
 /// # Safety
 ///
-/// * A pointer returned for `pfn` is aligned to, and valid for reads of, one [`Page`] while a guard of `read_side()`
-///   lives that was entered before the call, and while a [`Folio`], [`Frozen`] or [`Free`] of a block with that frame
-///   exists.
-/// * The same frame number gives the same descriptor all that time, and different frame numbers give different
-///   addresses. Descriptors at different addresses may share their bytes only if all of them are tails.
-/// * A descriptor that is not a tail is also valid for writes.
-/// * A descriptor that appears was either all zero bytes or written with a [`Template`](crate::Template); afterwards
-///   only this crate writes it.
-/// * Two maps that reach the same descriptor give it the same frame number.
+/// * *Readable.* A pointer returned for `pfn` is aligned to, and valid for reads of, one [`Page`] while a guard of
+///   `read_side()` lives that was entered before the call, and while a [`Folio`], [`Frozen`] or [`Free`] of a block with
+///   that frame exists, or is kept as a number by `into_raw`.
+/// * *Its own.* The same frame number gives the same descriptor all that time, and different frame numbers give
+///   different addresses. Descriptors at different addresses share their bytes only as tails of compounds whose heads
+///   say so ([`Template::head_of_shared`](crate::Template::head_of_shared)).
+/// * *Writable.* Every other descriptor is valid for writes too. One that becomes a shared tail stays so until
+///   `read_side().synchronize()`, called after it had become a tail, returned `Ok`: a reader that saw a head or a
+///   parked block may be about to write it. A read side that never returns `Ok` makes nothing read-only.
+/// * *Initialised.* A descriptor that appears is all zero bytes or was written with a [`Template`](crate::Template) at
+///   a frame number that fits the order, with those of all other frames of the block. What was written happens before
+///   the lookup that finds it. Afterwards only this crate writes it.
+/// * Two maps have all descriptors in common, each under the same frame number, or none.
 /// * `read_side` always returns the same read side.
 pub unsafe trait MemMap: Sized {
     /// What keeps descriptors in place while they are looked at.
@@ -45,6 +49,9 @@ pub unsafe trait MemMap: Sized {
     ///
     /// By default the block becomes [`Free`] and rests, for whoever [claims](Self::claim) it. An allocator puts it on
     /// its lists instead. Callers who want the frame themselves use [`Folio::put`].
+    ///
+    /// This is a safe method, so `frozen` may come from another map of the same type. An implementor to whom that
+    /// matters compares [`Frozen::map`].
     fn release(&self, frozen: Frozen<'_, Self>) {
         drop(frozen.into_free());
     }
@@ -60,7 +67,7 @@ pub unsafe trait MemMap: Sized {
     ///
     /// A snapshot: unless the caller holds the frame, it may be merged or split at any time. Linux: `compound_head`.
     ///
-    /// Cost: one load of the descriptor, and a mask.
+    /// Cost: entering the read side, one Relaxed load of the descriptor, and a mask.
     #[inline]
     fn head(&self, pfn: Pfn) -> Option<Pfn> {
         let reader = self.enter();
@@ -95,8 +102,16 @@ pub unsafe trait MemMap: Sized {
         if !tag.is_parked() {
             return Err(ClaimError::Taken { pfn });
         }
-        // A parked descriptor is a head, so it is writable.
-        match block.page().info.set_tag(tag.bits(), tag.with_parked(false).bits()) {
+        // A parked descriptor is a head, so it was writable, and stays so while `reader` lives. A block that was
+        // claimed, changed and parked again meanwhile has this tag only if it is of this order again.
+        let info = &block.page().info;
+        let claimed = tag.with_parked(false).bits();
+        let exchanged = mutant!(
+            "page-claim-look-then-store",
+            info.set_tag(tag.bits(), claimed),
+            Ok::<(), u32>(info.store_unique(0, claimed))
+        );
+        match exchanged {
             Ok(()) => {
                 block.page().written();
                 drop(reader);
@@ -166,8 +181,8 @@ impl fmt::Display for ClaimError {
 
 impl core::error::Error for ClaimError {}
 
-// SAFETY: every call is passed on unchanged, so each clause holds for `&T` because it holds for `T`. `release` keeps
-// its default: a frame of `T` that is dropped through `&T` rests as a free block of the same descriptor.
+// SAFETY: every call is passed on unchanged, so each clause holds for `&T` because it holds for `T`; and the two have
+// all descriptors in common.
 unsafe impl<T: MemMap> MemMap for &T {
     type Read = T::Read;
 
@@ -177,5 +192,10 @@ unsafe impl<T: MemMap> MemMap for &T {
 
     fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
         (**self).descriptor(pfn)
+    }
+
+    fn release(&self, frozen: Frozen<'_, Self>) {
+        let frozen = Frozen::new(frozen.block.through_reference());
+        frozen.map().release(frozen);
     }
 }

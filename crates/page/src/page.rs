@@ -3,8 +3,8 @@
 
 use core::ptr::NonNull;
 
-use mmkit_sync::RefCount;
 use mmkit_sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use mmkit_sync::{RefCount, mutant};
 
 use crate::tag::Tag;
 
@@ -26,7 +26,15 @@ use crate::tag::Tag;
 ///
 /// ```compile_fail,E0616
 /// fn forge(page: &mmkit_page::Page) {
-///     page.info; // no word can be reached around the states
+///     let _ = &page.info; // no word can be reached around the states
+/// }
+/// ```
+///
+/// And none can be made but of zeroes, or copied:
+///
+/// ```compile_fail,E0599
+/// fn copy(page: &mmkit_page::Page) -> mmkit_page::Page {
+///     mmkit_page::Page::clone(page)
 /// }
 /// ```
 #[repr(C, align(64))]
@@ -73,11 +81,12 @@ impl Page {
     /// The tag and the count in one load, ordered before every later load of the descriptor.
     ///
     /// A Relaxed load of 8 bytes and a fence: all that the language defines on memory that may be mapped read-only.
+    #[inline]
     pub(crate) fn snapshot(&self) -> (Tag, u32) {
         let info = self.info.load();
         // pairs with the Release of `RefCount::put`, `unfreeze` and `store_unique`: what was written to the descriptor
         // before it got this tag is seen by whoever saw the tag.
-        fence(Ordering::Acquire);
+        mutant!("page-snapshot-no-fence", fence(Ordering::Acquire), ());
         (Tag::from_bits(info.tag), info.count)
     }
 
@@ -114,6 +123,7 @@ impl Page {
     /// # Safety
     ///
     /// `page` points to a descriptor that stays readable for `'a`.
+    #[inline]
     pub(crate) unsafe fn from_ptr<'a>(page: NonNull<Self>) -> &'a Self {
         // SAFETY: readable for 'a by the caller's promise; all fields are atomics, so a shared reference is all that
         // is ever made, and it may alias any other.

@@ -80,9 +80,15 @@ impl fmt::Display for Reason {
             Self::SingleFrame => f.write_str("the block has one frame only"),
             Self::Compound { order } => write!(f, "the block is a compound of {order:?}"),
             Self::NotCompound => f.write_str("the block is not a compound"),
-            Self::SharedTails { order } => write!(f, "the descriptors of this compound of {order:?} are shared"),
-            Self::NotBuddies { pfn, other } => write!(f, "{pfn:?} and {other:?} are not the halves of one block"),
-            Self::OtherPlace { pfn, other } => write!(f, "{pfn:?} and {other:?} lie in different nodes or zones"),
+            Self::SharedTails { order } => {
+                write!(f, "the descriptors of this compound of {order:?} are shared")
+            }
+            Self::NotBuddies { pfn, other } => {
+                write!(f, "{pfn:?} and {other:?} are not the halves of one block")
+            }
+            Self::OtherPlace { pfn, other } => {
+                write!(f, "{pfn:?} and {other:?} lie in different nodes or zones")
+            }
             Self::TooLarge { order } => write!(f, "no block is larger than {order:?}"),
             Self::Absent => f.write_str("a frame of the block is not in the memory map"),
         }

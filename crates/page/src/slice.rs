@@ -29,6 +29,15 @@ use crate::{MemMap, Page};
 /// drop(folio); // the last reference: the frame is free again
 /// # Ok::<(), mmkit_page::ClaimError>(())
 /// ```
+///
+/// ```compile_fail,E0502
+/// # use mmkit_addr::Pfn;
+/// # use mmkit_page::{Page, SliceMap};
+/// let mut pages = [const { Page::new() }; 8];
+/// let map = SliceMap::new(&mut pages, Pfn::ZERO).unwrap();
+/// let around = &pages[0];
+/// let _ = (map.range(), around);
+/// ```
 pub struct SliceMap<'a> {
     base: NonNull<Page>,
     range: PfnRange,
@@ -41,13 +50,36 @@ unsafe impl Send for SliceMap<'_> {}
 unsafe impl Sync for SliceMap<'_> {}
 
 impl<'a> SliceMap<'a> {
-    /// A map of frames `first..first + pages.len()`, or `None` where those pass [`Pfn::MAX`].
+    /// A map of frames `first..first + pages.len()`, none of them initialised, or `None` where those pass
+    /// [`Pfn::MAX`].
     ///
-    /// Descriptors that were used before stay as they are: a block that rests can be claimed.
+    /// What an earlier map left in the descriptors is overwritten. It could name blocks that this map does not have:
+    /// whoever has a `&mut [Page]` can cut it, mix it with another, and number it anew.
+    ///
+    /// Cost: 64 bytes written for each frame.
     #[must_use]
     pub fn new(pages: &'a mut [Page], first: Pfn) -> Option<Self> {
         let range = PfnRange::new(first, pages.len() as u64)?;
+        pages.fill_with(Page::new);
         Some(Self { base: NonNull::from(pages).cast(), range, _pages: PhantomData })
+    }
+
+    /// A map of the frames of `range` over the descriptors from `base` up, as they stand.
+    ///
+    /// For memory that is known to be zeroed, which then need not be touched; for descriptors written with
+    /// [`Template`](crate::Template)s; and to go on where an earlier map of the same frames ended.
+    ///
+    /// Cost: nothing is read or written.
+    ///
+    /// # Safety
+    ///
+    /// * `base` is aligned to, and for `'a` valid for reads and writes of, one [`Page`] for each frame of `range`, all in
+    ///   one allocation; nobody else accesses them.
+    /// * Each descriptor is all zero bytes, or as written with a template at its frame number, or as this crate left
+    ///   it under the same frame number; and each block lies in `range` as a whole.
+    #[must_use]
+    pub unsafe fn from_raw_parts(base: NonNull<Page>, range: PfnRange) -> Self {
+        Self { base, range, _pages: PhantomData }
     }
 
     /// The frames of the map.
@@ -58,9 +90,9 @@ impl<'a> SliceMap<'a> {
 }
 
 // SAFETY: the pointers are derived from one exclusive borrow that outlives the map, so they are aligned and valid for
-// reads and writes all that time, whatever guard is held; each frame has an element of its own, found by its number
-// alone. Nothing else can write the elements while they are borrowed, and what a safe program can have left in them
-// is zero or this crate's.
+// reads and writes all that time, whatever guard is held, and nothing is ever made read-only; each frame has an
+// element of its own, found by its number alone. Nothing else can reach the elements while they are borrowed, so no
+// other map has them. `new` made all of them zero; of `from_raw_parts` the caller promised the same.
 unsafe impl MemMap for SliceMap<'_> {
     type Read = Immovable;
 

@@ -16,6 +16,7 @@ use mmkit_addr::{Order, Pfn};
 /// | 9 | parked | no handle to the block exists: [`MemMap::claim`](crate::MemMap::claim) may make one |
 /// | 10 | compound | the other descriptors of the block are tails of this head |
 /// | 11 | shared | only the first descriptors of the compound are its own; the others are read-only and shared |
+/// | 12 | inside | the frame lies in a block that is no compound, and is not its first |
 ///
 /// Zero is "not initialised". A tail is `order << 1 | 1` and nothing else, so all tails of one order look the same.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -31,6 +32,11 @@ impl Tag {
     const PARKED: u32 = 1 << 9;
     const COMPOUND: u32 = 1 << 10;
     const SHARED: u32 = 1 << 11;
+    const INSIDE: u32 = 1 << 12;
+
+    /// A frame in a block that is no compound, behind the first. Nobody can take it by itself: its count is 0, and it
+    /// is neither free nor parked.
+    pub(crate) const INSIDE_BLOCK: Self = Self(Self::READY | Self::INSIDE);
 
     /// A head of `order` whose descriptors are all its own, with a handle in somebody's hands.
     pub(crate) const fn head(order: Order) -> Self {
@@ -42,6 +48,7 @@ impl Tag {
         Self((order.get() as u32) << Self::ORDER_SHIFT | Self::TAIL)
     }
 
+    #[inline]
     pub(crate) const fn from_bits(bits: u32) -> Self {
         Self(bits)
     }
@@ -94,7 +101,12 @@ impl Tag {
         self.0 & Self::SHARED != 0
     }
 
+    pub(crate) const fn is_inside(self) -> bool {
+        self.0 & Self::INSIDE != 0
+    }
+
     /// The order of the block or compound. Six bits of it always make an [`Order`] where this crate wrote the tag.
+    #[inline]
     pub(crate) const fn order(self) -> Order {
         match Order::new((self.0 >> Self::ORDER_SHIFT & Self::ORDER_MASK) as u8) {
             Some(order) => order,
@@ -103,14 +115,16 @@ impl Tag {
     }
 
     /// The frame bits that lie inside the compound: 0 for a head, `2^order - 1` for a tail. No branch.
+    #[inline]
     pub(crate) const fn inner_mask(self) -> u64 {
         let tail = (self.0 & Self::TAIL) as u64;
         (tail << (self.0 >> Self::ORDER_SHIFT & Self::ORDER_MASK)) - tail
     }
 
     /// Whether this is the head of a block that `pfn` lies in, where `head` is the frame that has this tag.
+    #[inline]
     pub(crate) const fn is_head_over(self, head: Pfn, pfn: Pfn) -> bool {
-        !self.is_tail() && self.is_ready() && pfn.get() - head.get() < self.order().frames()
+        !self.is_tail() && self.is_ready() && pfn.get().wrapping_sub(head.get()) < self.order().frames()
     }
 }
 
@@ -118,6 +132,9 @@ impl fmt::Debug for Tag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if *self == Self::UNINITIALISED {
             return f.write_str("uninitialised");
+        }
+        if self.is_inside() {
+            return f.write_str("inside a block");
         }
         f.write_str(if self.is_tail() { "tail" } else { "head" })?;
         write!(f, " of {:?}", self.order())?;

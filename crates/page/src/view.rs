@@ -5,7 +5,7 @@ use core::fmt;
 use core::marker::PhantomData;
 
 use mmkit_addr::{Order, Pfn};
-use mmkit_sync::{GetError as CountError, ReadSide};
+use mmkit_sync::{GetError as CountError, ReadSide, mutant};
 
 use crate::block::Block;
 use crate::tag::Tag;
@@ -56,7 +56,9 @@ pub enum State {
         /// Nobody has a handle to it.
         parked: bool,
     },
-    /// Count 0, and in one owner's hands; or inside a larger block that is. See [`Frozen`](crate::Frozen).
+    /// In a larger block that is not a compound, and not its first frame. What the block is, its first frame tells.
+    Inside,
+    /// Count 0, and in one owner's hands. See [`Frozen`](crate::Frozen).
     Frozen {
         /// The order of the block.
         order: Order,
@@ -68,6 +70,20 @@ pub enum State {
         /// References, at least 1.
         count: u32,
     },
+}
+
+impl State {
+    pub(crate) fn of(tag: Tag, count: u32) -> Self {
+        let order = tag.order();
+        match () {
+            () if tag == Tag::UNINITIALISED => Self::Uninitialised,
+            () if tag.is_tail() => Self::Tail { order },
+            () if tag.is_inside() => Self::Inside,
+            () if count > 0 => Self::Held { order, count },
+            () if tag.is_free() => Self::Free { order, parked: tag.is_parked() },
+            () => Self::Frozen { order },
+        }
+    }
 }
 
 /// A view of one descriptor, by anyone, inside a [`Reader`]. It only reads.
@@ -84,7 +100,29 @@ pub enum State {
 /// }
 /// ```
 ///
-/// And it cannot leave the read side:
+/// Nor does it lend the descriptor, by reference or as part of a slice:
+///
+/// ```compile_fail,E0616
+/// # use mmkit_page::{MemMap, PageView};
+/// fn descriptor<M: MemMap>(view: &PageView<'_, '_, M>) {
+///     let _ = &view.block;
+/// }
+/// ```
+///
+/// It ends with the reader that it came from:
+///
+/// ```compile_fail,E0505
+/// # use mmkit_page::{MemMap, State};
+/// # use mmkit_addr::Pfn;
+/// fn after<M: MemMap>(map: &M) -> Option<State> {
+///     let reader = map.enter();
+///     let view = reader.page(Pfn::ZERO)?;
+///     drop(reader);
+///     Some(view.state())
+/// }
+/// ```
+///
+/// And it cannot leave the function that entered:
 ///
 /// ```compile_fail,E0515
 /// # use mmkit_page::{MemMap, PageView};
@@ -128,14 +166,7 @@ impl<'m, M: MemMap> PageView<'m, '_, M> {
     #[must_use]
     pub fn state(&self) -> State {
         let (tag, count) = self.block.page().snapshot();
-        let order = tag.order();
-        match () {
-            () if tag == Tag::UNINITIALISED => State::Uninitialised,
-            () if tag.is_tail() => State::Tail { order },
-            () if count > 0 => State::Held { order, count },
-            () if tag.is_free() => State::Free { order, parked: tag.is_parked() },
-            () => State::Frozen { order },
-        }
+        State::of(tag, count)
     }
 
     /// The flags. Those of a tail are its own, and empty: ask the head's.
@@ -151,7 +182,6 @@ impl<'m, M: MemMap> PageView<'m, '_, M> {
     }
 
     /// The frame's 64 bytes as eight words, lowest address first. Words may change between the loads.
-    #[cfg(not(mmkit_loom))]
     #[must_use]
     pub fn words(&self) -> [u64; 8] {
         use mmkit_sync::atomic::Ordering::Relaxed;
@@ -159,13 +189,13 @@ impl<'m, M: MemMap> PageView<'m, '_, M> {
         let page = self.block.page();
         let info = page.info.load();
         let pair = |i: usize| {
-            let [low, high] = [page.half[i].load(Relaxed), page.half[i + 1].load(Relaxed)];
-            u64::from_le(u64::from(low.to_le()) | u64::from(high.to_le()) << 32)
+            let [a, b, c, d] = page.half[i].load(Relaxed).to_ne_bytes();
+            let [e, f, g, h] = page.half[i + 1].load(Relaxed).to_ne_bytes();
+            u64::from_ne_bytes([a, b, c, d, e, f, g, h])
         };
         let word = |i: usize| page.word[i].load(Relaxed);
         let flags = page.flags.load(Relaxed);
-        let info = u64::from(info.count) << 32 | u64::from(info.tag);
-        [flags, info, pair(0), pair(2), word(0), word(1), word(2), word(3)]
+        [flags, info.raw(), pair(0), pair(2), word(0), word(1), word(2), word(3)]
     }
 
     /// Takes a reference on the folio that the frame lies in. Linux: `folio_try_get`, without its second look.
@@ -178,28 +208,45 @@ impl<'m, M: MemMap> PageView<'m, '_, M> {
     ///
     /// [`GetError`], with nothing changed.
     ///
-    /// Cost: two loads and one compare-exchange, of Acquire ordering: pairs with the Release that gave the folio to
-    /// its holders ([`Frozen::into_folio`](crate::Frozen::into_folio)). Source: ours.
+    /// Cost: two loads, of the frame's word and of its head's, and one compare-exchange, of Acquire ordering: pairs with
+    /// the Release that gave the folio to its holders ([`Frozen::into_folio`](crate::Frozen::into_folio)). Source: ours.
     pub fn try_get(&self) -> Result<Folio<'m, M>, GetError> {
         let pfn = self.block.pfn;
         loop {
             let (tag, _) = self.block.page().snapshot();
+            // The mutant takes the frame's own word for writable.
+            let tag = mutant!("page-get-writes-tail", tag, {
+                Tag::from_bits(self.block.page().info.swap_tag(tag.bits()))
+            });
             let head = pfn.clear(tag.inner_mask());
             // SAFETY: the block does not outlive this call unless a reference is taken, which keeps its descriptors;
             // until then the reader that `self` borrows does.
             let block = unsafe { Block::new(self.block.map, head) }.ok_or(GetError::Absent { pfn: head })?;
-            let found = block.page().info.try_get(1, |tag| Tag::from_bits(tag).is_head_over(head, pfn));
+            let info = &block.page().info;
+            let accept = |tag: u32| Tag::from_bits(tag).is_head_over(head, pfn);
+            let accept = |tag: u32| mutant!("page-get-any-head", accept(tag), true);
+            // The mutant looks at what the head is, and then takes a reference on whatever it is by now.
+            let found = mutant!("page-get-look-then-add", info.try_get(1, accept), {
+                match info.load_acquire() {
+                    head if head.count > 0 && !accept(head.tag) => Err(CountError::Refused(head.tag)),
+                    _ => info.try_get(1, |_| true),
+                }
+            });
             match found {
                 Ok(_) => {
                     block.page().written();
                     return Ok(Folio::new(block));
                 }
-                Err(CountError::Overflow { count, .. }) => return Err(GetError::Overflow { pfn: head, count }),
+                Err(CountError::Overflow { count, .. }) => {
+                    return Err(GetError::Overflow { pfn: head, count });
+                }
                 Err(CountError::Zero) if tag == Tag::UNINITIALISED => {
                     return Err(GetError::Uninitialised { pfn });
                 }
                 // The frame's own word did not change since: it was so at one moment.
-                Err(_) if self.block.page().snapshot().0 == tag => return Err(GetError::Unreferenced { pfn: head }),
+                Err(_) if self.block.page().snapshot().0 == tag => {
+                    return Err(GetError::Unreferenced { pfn: head });
+                }
                 // It was merged or split meanwhile, which somebody else got done: look again.
                 Err(_) => {}
             }
@@ -210,6 +257,7 @@ impl<'m, M: MemMap> PageView<'m, '_, M> {
     pub(crate) fn initialise(&self, place: Place) -> Result<(), ClaimError> {
         let page = self.block.page();
         let tag = Tag::head(Order::ZERO).with_free(true);
+        let tag = mutant!("page-initialise-parked", tag, tag.with_parked(true));
         if page.snapshot().0 != Tag::UNINITIALISED || page.info.set_tag(0, tag.bits()).is_err() {
             return Err(ClaimError::Initialised { pfn: self.block.pfn });
         }
@@ -261,7 +309,9 @@ impl fmt::Display for GetError {
             Self::Absent { pfn } => write!(f, "{pfn:?} is not in the memory map"),
             Self::Uninitialised { pfn } => write!(f, "{pfn:?} has a descriptor that was not initialised"),
             Self::Unreferenced { pfn } => write!(f, "{pfn:?} has no references"),
-            Self::Overflow { pfn, count } => write!(f, "{pfn:?} has {count} references, and cannot have more"),
+            Self::Overflow { pfn, count } => {
+                write!(f, "{pfn:?} has {count} references, and cannot have more")
+            }
         }
     }
 }

@@ -7,9 +7,9 @@ use mmkit_addr::{Order, Pfn, PfnRange};
 
 use crate::content::Content;
 use crate::tails::TailKey;
-use crate::{Env, Vmemmap, VmemmapError, VmemmapSpace};
+use crate::{TailSlot, Vmemmap, VmemmapEnv, VmemmapError, VmemmapSpace};
 
-impl<S: VmemmapSpace, E: Env> Vmemmap<S, E> {
+impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
     /// Whether `range` is made of whole units.
     pub(crate) fn check_range(&self, range: PfnRange, unit: Order) -> Result<(), VmemmapError> {
         let frames = self.geometry.max_frames();
@@ -21,14 +21,20 @@ impl<S: VmemmapSpace, E: Env> Vmemmap<S, E> {
         }
     }
 
-    /// The unit in which compounds of `order` are populated: whole compounds, but no more than a section, and no less
-    /// than a subsection.
+    /// The unit in which compounds of `order` are populated: whole compounds, but no more than the
+    /// [largest unit](Self::largest_unit), and no less than a subsection.
     pub(crate) fn unit(&self, order: Order) -> Result<Order, VmemmapError> {
         let max = self.geometry.max_huge_order();
         if order > max {
             return Err(VmemmapError::OrderTooLarge { order, max });
         }
-        Ok(order.max(self.geometry.subsection_order()).min(self.geometry.section_order()))
+        Ok(order.max(self.geometry.subsection_order()).min(self.largest_unit()))
+    }
+
+    /// A section, or as many as have their descriptors in one page where a page has more: a page of tails is never
+    /// populated or removed in part.
+    fn largest_unit(&self) -> Order {
+        self.geometry.section_order().max(self.page_order())
     }
 
     /// Whether no frame of the range is there, and its sections have no other tails.
@@ -42,6 +48,36 @@ impl<S: VmemmapSpace, E: Env> Vmemmap<S, E> {
             if let Some(has) = section.tails().filter(|&has| content.shared && has != key) {
                 let pfn = self.shape.first_frame(number, 0);
                 return Err(VmemmapError::OtherTails { pfn, order: has.order, place: has.place });
+            }
+        }
+        self.check_reach(content, key)
+    }
+
+    /// Whether compounds that reach into the range, or out of it, are made of nothing else, as far as they are there:
+    /// no frame is in two blocks.
+    fn check_reach(&self, content: &Content, key: TailKey) -> Result<(), VmemmapError> {
+        let unit = self.largest_unit();
+        let own = if content.shared { content.order } else { Order::ZERO };
+        let used = self.env.tail_slots().iter().filter_map(TailSlot::used_order).max();
+        let reach = own.max(used.unwrap_or(Order::ZERO));
+        let (Some(last), true) = (content.range.last(), reach > unit) else { return Ok(()) };
+        let reaches =
+            |order: Order, pfn: Pfn| order > unit && PfnRange::block(pfn, order).overlaps(content.range);
+        for bound in [content.range.start(), last] {
+            for (number, all) in self.shape.parts(PfnRange::block(bound, reach)) {
+                let Some(section) = self.sections.get(self.frames(), number) else { continue };
+                let Some(present) = section.present().first_set(all) else { continue };
+                let pfn = self.shape.first_frame(number, 0);
+                match section.tails() {
+                    Some(has) if has == key && content.shared => {}
+                    Some(has) if reaches(has.order, pfn) || reaches(own, pfn) => {
+                        return Err(VmemmapError::OtherTails { pfn, order: has.order, place: has.place });
+                    }
+                    None if reaches(own, pfn) => {
+                        return Err(VmemmapError::Present { pfn: self.shape.first_frame(number, present) });
+                    }
+                    _ => {}
+                }
             }
         }
         Ok(())
@@ -67,16 +103,23 @@ impl<S: VmemmapSpace, E: Env> Vmemmap<S, E> {
         let Some(last) = range.last() else { return Ok(()) };
         for pfn in [range.start(), last] {
             let Some(order) = self.shared_order(pfn) else { continue };
-            let compound = PfnRange::block(pfn.align_down(order), order);
+            let compound = PfnRange::block(pfn, order);
             let head = compound.start();
             let cut = if range.contains(head) {
-                PfnRange::between(Pfn::new(range.end()).unwrap_or(Pfn::MAX), Pfn::new(compound.end()).unwrap_or(Pfn::MAX))
+                Pfn::new(range.end())
+                    .and_then(|end| PfnRange::new(end, compound.end().saturating_sub(range.end())))
                     .is_some_and(|rest| self.any_present(rest))
             } else {
                 self.has(head)
             };
             if cut {
                 return Err(VmemmapError::CutsCompound { head, order });
+            }
+            // Without its head a compound goes as it came: by units.
+            let unit = self.unit(order)?;
+            let bound = if pfn == range.start() { pfn.get() } else { range.end() };
+            if bound & unit.mask() != 0 {
+                return Err(VmemmapError::Misaligned { range, unit });
             }
         }
         Ok(())

@@ -1,38 +1,68 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a memory map takes from its user.
 
-use mmkit_frame::{DirectMap, FrameAllocator, Frames};
-use mmkit_sync::{Events, RawLock, ReadSide};
+use mmkit_frame::{Env, Frames};
 
 use crate::TailSlot;
 
-/// The parts that a memory map is put together from, as one value: a kernel implements this once.
+/// An environment that a memory map can be put together from.
 ///
 /// # Safety
 ///
-/// Every method returns the same object each time, and no two environments with different frames return the same tail
-/// slots.
-pub unsafe trait Env {
-    /// Where frames come from.
-    type Allocator: FrameAllocator;
-    /// How they are reached before they are mapped.
-    type Map: DirectMap;
-    /// What keeps descriptors in place while they are looked at.
-    type Read: ReadSide;
-    /// What serialises changes of the memory map. Linux: the memory hotplug lock.
-    type Lock: RawLock;
-    /// Who is told.
-    type Events: Events;
-
-    /// Frames for descriptors and for the section table.
-    fn frames(&self) -> &Frames<Self::Allocator, Self::Map>;
-
-    /// The read side that lookups enter, and that removals wait for.
-    fn read_side(&self) -> &Self::Read;
-
-    /// The listener; `&()` for nobody.
-    fn events(&self) -> &Self::Events;
-
-    /// Room for the shared tails: one slot for each node, zone and order whose compounds exist at a time.
+/// * `tail_slots` returns the same slots every time, however the value is moved.
+/// * The slots serve one memory map at a time.
+pub unsafe trait VmemmapEnv: Env {
+    /// Room for the shared tails: one slot for each node, zone and order that has had compounds.
     fn tail_slots(&self) -> &[TailSlot];
+}
+
+/// Any environment, with `SLOTS` tail slots beside it.
+///
+/// A memory map owns it, so the slots serve that one only.
+#[derive(Debug)]
+pub struct WithTailSlots<E, const SLOTS: usize> {
+    env: E,
+    slots: [TailSlot; SLOTS],
+}
+
+impl<E, const SLOTS: usize> WithTailSlots<E, SLOTS> {
+    /// `env`, with empty slots.
+    #[must_use]
+    pub fn new(env: E) -> Self {
+        Self { env, slots: core::array::from_fn(|_| TailSlot::new()) }
+    }
+
+    /// The environment without the slots.
+    pub const fn env(&self) -> &E {
+        &self.env
+    }
+}
+
+// SAFETY: every call is passed on to one value.
+unsafe impl<E: Env, const SLOTS: usize> Env for WithTailSlots<E, SLOTS> {
+    type Allocator = E::Allocator;
+    type Map = E::Map;
+    type Lock = E::Lock;
+    type Read = E::Read;
+    type Events = E::Events;
+
+    fn frames(&self) -> &Frames<E::Allocator, E::Map> {
+        self.env.frames()
+    }
+
+    fn read_side(&self) -> &E::Read {
+        self.env.read_side()
+    }
+
+    fn events(&self) -> &E::Events {
+        self.env.events()
+    }
+}
+
+// SAFETY: the slots are a field that is never exchanged. The value is neither `Clone` nor implements this trait by
+// reference, so whoever has it by value, one memory map, is the only one.
+unsafe impl<E: Env, const SLOTS: usize> VmemmapEnv for WithTailSlots<E, SLOTS> {
+    fn tail_slots(&self) -> &[TailSlot] {
+        &self.slots
+    }
 }

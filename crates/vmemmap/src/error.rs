@@ -9,7 +9,8 @@ use mmkit_page::Place;
 
 use crate::MapError;
 
-/// Why frames could not be added to or removed from a memory map. Nothing has changed then.
+/// Why frames could not be added to or removed from a memory map. Nothing has changed then; at most a
+/// [tail slot](crate::TailSlot) has got its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum VmemmapError {
@@ -37,7 +38,7 @@ pub enum VmemmapError {
         /// The largest.
         max: Order,
     },
-    /// A frame of the range has a descriptor already. Linux: `EEXIST`.
+    /// A frame of the range, or of a compound that reaches out of it, has a descriptor already. Linux: `EEXIST`.
     Present {
         /// The first frame of its subsection.
         pfn: Pfn,
@@ -47,7 +48,8 @@ pub enum VmemmapError {
         /// The first frame of its subsection.
         pfn: Pfn,
     },
-    /// The section has compounds of another order or place, and their tails are what it shares.
+    /// A section of the range, or of a compound that reaches into the range or out of it, has compounds of another order
+    /// or place: a section shares one kind of tails, and no frame is in two compounds.
     OtherTails {
         /// The section's first frame.
         pfn: Pfn,
@@ -107,7 +109,9 @@ impl fmt::Display for VmemmapError {
             Self::TooHigh { range, frames } => {
                 write!(f, "{range:?} passes the end of physical memory, which has {frames:#x} frames")
             }
-            Self::OrderTooLarge { order, max } => write!(f, "{order:?} is above {max:?}, the largest compound"),
+            Self::OrderTooLarge { order, max } => {
+                write!(f, "{order:?} is above {max:?}, the largest compound")
+            }
             Self::Present { pfn } => write!(f, "{pfn:?} is in the memory map already"),
             Self::Absent { pfn } => write!(f, "{pfn:?} is not in the memory map"),
             Self::OtherTails { pfn, order, place } => write!(

@@ -15,11 +15,15 @@ mod remove;
 mod section;
 mod sections;
 mod space;
+#[cfg(feature = "pgtable")]
+mod tables;
 mod tails;
 mod vmemmap;
 
-pub use env::Env;
+pub use env::{VmemmapEnv, WithTailSlots};
 pub use error::VmemmapError;
 pub use space::{Backing, MapError, SpaceUsage, TailRun, Unmapped, VmemmapSpace};
+#[cfg(feature = "pgtable")]
+pub use tables::{TableSpace, TableUnmapped};
 pub use tails::TailSlot;
 pub use vmemmap::{Usage, Vmemmap};

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Adding frames to the memory map.
 
+use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use mmkit_addr::{Order, Pfn, PfnRange};
@@ -11,7 +12,7 @@ use mmkit_sync::{Event, Events};
 use crate::content::Content;
 use crate::sections::Spare;
 use crate::tails::TailKey;
-use crate::{Backing, Env, TailRun, TailSlot, Unmapped, Vmemmap, VmemmapError, VmemmapSpace};
+use crate::{Backing, TailRun, TailSlot, Unmapped, Vmemmap, VmemmapEnv, VmemmapError, VmemmapSpace};
 
 /// How far a range has been built. Nobody can look it up yet.
 struct Built {
@@ -23,7 +24,14 @@ struct Built {
     run: Option<(Pfn, u64)>,
 }
 
-impl<S: VmemmapSpace, E: Env> Vmemmap<S, E> {
+/// Why a range could not be built.
+struct Failed {
+    error: VmemmapError,
+    /// Whether everything that had been mapped is unmapped again.
+    undone: bool,
+}
+
+impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
     /// Gives the frames of `range` descriptors, as compounds of `order`, or as single frames where that is 0.
     ///
     /// Compounds of at least [`Geometry::min_dedup_order`](mmkit_addr::Geometry::min_dedup_order) share their tails:
@@ -68,14 +76,21 @@ impl<S: VmemmapSpace, E: Env> Vmemmap<S, E> {
     /// Builds everything that can fail, or nothing.
     fn build_all(&self, content: &Content) -> Result<(), VmemmapError> {
         if !content.shared {
-            return self.build(content, None);
+            return self.build(content, None).map_err(|failed| failed.error);
         }
         let key = TailKey { place: content.place, order: content.order };
         let slots = self.env.tail_slots();
-        let slot = TailSlot::find(slots, key).ok_or(VmemmapError::NoTailSlot { slots: slots.len() })?;
+        let run = self.space.tail_frames_order();
+        let slot = TailSlot::find(slots, key, run).ok_or(VmemmapError::NoTailSlot { slots: slots.len() })?;
         let users = self.sections_without_tails(content.range);
         let run = self.join_tails(slot, key, users)?;
-        self.build(content, Some(run)).inspect_err(|_| self.leave_tails(slot, users))
+        self.build(content, Some(run)).map_err(|failed| {
+            // Tails that are still mapped somewhere keep these users, and so leak.
+            if failed.undone {
+                self.leave_tails(slot, users);
+            }
+            failed.error
+        })
     }
 
     /// Sections of the range that use no tails yet.
@@ -98,7 +113,6 @@ impl<S: VmemmapSpace, E: Env> Vmemmap<S, E> {
             self.write_tails(first, order, key);
             let published = slot.publish(first, users);
             if published == Ok(true) {
-                self.counts.tails.fetch_add(order.frames(), Ordering::Relaxed);
                 return Ok(TailRun { first, order });
             }
             // SAFETY: taken above at this order, and nobody has seen it.
@@ -120,37 +134,45 @@ impl<S: VmemmapSpace, E: Env> Vmemmap<S, E> {
     pub(crate) fn leave_tails(&self, slot: &TailSlot, users: u64) {
         let order = self.space.tail_frames_order();
         if let Some(first) = slot.leave(users) {
-            self.counts.tails.fetch_sub(order.frames(), Ordering::Relaxed);
-            // SAFETY: `join_tails` took it at this order; the last user left, so no page maps it and none will.
+            // SAFETY: `join_tails`, of this map or of another with these slots, took it at this order, which is part of
+            // the slot's key; the last user left, so no page maps it and none will.
             unsafe { self.give(first, order) };
         }
     }
 
     /// Takes, writes and maps the pages that belong to the range alone, or none of them.
-    fn build(&self, content: &Content, tails: Option<TailRun>) -> Result<(), VmemmapError> {
+    fn build(&self, content: &Content, tails: Option<TailRun>) -> Result<(), Failed> {
         let pages = self.own_pages(content.range);
         let mut built = Built { start: pages.start, mapped: pages.start, run: None };
+        self.build_pages(content, tails, pages, &mut built)
+            .map_err(|error| Failed { error, undone: self.unbuild(&built) })
+    }
+
+    fn build_pages(
+        &self,
+        content: &Content,
+        tails: Option<TailRun>,
+        pages: Range<u64>,
+        built: &mut Built,
+    ) -> Result<(), VmemmapError> {
         let mut page = pages.start;
         while page < pages.end {
-            let step = match tails {
+            match tails {
                 Some(run) if content.is_tails(self.frames_of(page).start()) => {
                     let end = self.next_head(page, content.order).min(pages.end);
-                    self.map_run(content, &mut built)
-                        .and_then(|()| Ok(self.space.map(page..end, Backing::Tails(run), content.place.node)?))
-                        .map(|()| built.mapped = end)
-                        .map(|()| end)
+                    self.map_run(content, built)?;
+                    // SAFETY: the tails are written, and this range is their user until it is taken apart.
+                    unsafe { self.space.map(page..end, Backing::Tails(run), content.place.node) }?;
+                    built.mapped = end;
+                    page = end;
                 }
-                _ => self.build_page(content, &mut built, page).map(|()| page + 1),
-            };
-            match step {
-                Ok(next) => page = next,
-                Err(error) => {
-                    self.unbuild(&built);
-                    return Err(error);
+                _ => {
+                    self.build_page(content, built, page)?;
+                    page += 1;
                 }
             }
         }
-        self.map_run(content, &mut built).inspect_err(|_| self.unbuild(&built))
+        self.map_run(content, built)
     }
 
     /// The first page after `page` that begins with the head of a compound of `order`.
@@ -192,7 +214,8 @@ impl<S: VmemmapSpace, E: Env> Vmemmap<S, E> {
     fn map_run(&self, content: &Content, built: &mut Built) -> Result<(), VmemmapError> {
         if let Some((first, count)) = built.run {
             let pages = built.mapped..built.mapped + count;
-            self.space.map(pages, Backing::Own { first }, content.place.node)?;
+            // SAFETY: the frames of the run were taken for these pages, and nobody else has them.
+            unsafe { self.space.map(pages, Backing::Own { first }, content.place.node) }?;
             self.counts.own.fetch_add(count, Ordering::Relaxed);
             built.mapped += count;
             built.run = None;
@@ -200,18 +223,26 @@ impl<S: VmemmapSpace, E: Env> Vmemmap<S, E> {
         Ok(())
     }
 
-    /// Undoes what was built. Nobody has looked it up.
-    fn unbuild(&self, built: &Built) {
+    /// Undoes what was built, and says whether it could. Nobody has looked it up.
+    fn unbuild(&self, built: &Built) -> bool {
         if let Some((first, count)) = built.run {
             self.give_run(first, count);
         }
         if built.start == built.mapped {
-            return;
+            return true;
         }
-        match self.space.unmap(built.start..built.mapped) {
-            Ok(unmapped) => unmapped.flush(&mut |count, backing| self.give_back(count, backing)),
-            // Nobody can reach the pages, and a later populate of the range is told that they are occupied.
-            Err(_) => self.env.events().report(&Event::Leaked { pfn: built.start, frames: built.mapped - built.start }),
+        // SAFETY: mapped by `build`, and nobody has been able to look the descriptors up.
+        match unsafe { self.space.unmap(built.start..built.mapped) } {
+            Ok(unmapped) => {
+                unmapped.flush(&mut |count, backing| self.give_back(count, backing));
+                true
+            }
+            // Nobody can look the pages up, and a later populate of the range is told that they are occupied.
+            Err(_) => {
+                let pfn = self.frames_of(built.start).start().get();
+                self.env.events().report(&Event::Leaked { pfn, frames: built.mapped - built.start });
+                false
+            }
         }
     }
 
@@ -235,12 +266,14 @@ impl<S: VmemmapSpace, E: Env> Vmemmap<S, E> {
         let own = self.own_pages(content.range);
         for page in self.pages_of(content.range).filter(|page| !own.contains(page)) {
             let Some(part) = self.frames_of(page).intersection(content.range) else { continue };
-            let Some(to) = self.space.descriptor(part.start()) else { continue };
+            // SAFETY: the page has neighbours that are present, and cannot be removed while the lock is held.
+            let Some(to) = (unsafe { self.space.descriptor(part.start()) }) else { continue };
             // SAFETY: the page has frames of neighbours, so it is mapped, and is not shared tails, whose pages have one
             // compound only. The descriptors of `part` are absent, so nobody else accesses them.
             unsafe { content.write(part, to.cast()) };
         }
-        for (number, part) in self.shape.parts(content.range) {
+        // From the last section down, so that a compound's head appears when the rest of it is there.
+        for (number, part) in self.shape.parts(content.range).rev() {
             let Some(section) = self.sections.insert(self.frames(), number, &mut spare) else { continue };
             if content.shared {
                 section.set_tails(Some(TailKey { place: content.place, order: content.order }));

@@ -9,13 +9,14 @@ use mmkit_sync::{Counter, Event, Events, ReadSide};
 
 use crate::section::Section;
 use crate::sections::Detached;
-use crate::{Env, TailSlot, Unmapped, Vmemmap, VmemmapError, VmemmapSpace};
+use crate::{TailSlot, Unmapped, Vmemmap, VmemmapEnv, VmemmapError, VmemmapSpace};
 
-impl<S: VmemmapSpace, E: Env> Vmemmap<S, E> {
+impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
     /// Takes the descriptors of the frames of `range` away, and gives back what they were made of.
     ///
     /// Every frame must be free and at rest, in blocks that lie in the range. Where a compound's head is in the range,
-    /// so is all of it that is there; where its head is there but not in the range, none of it is. A page of
+    /// so is all of it that is there; where its head is there but not in the range, none of it is; where its head is
+    /// absent, it goes by the units in which it was populated. A page of
     /// descriptors that neighbours outside of the range have a part in stays until the last of them goes.
     ///
     /// Linux: `section_deactivate`.
@@ -55,7 +56,12 @@ impl<S: VmemmapSpace, E: Env> Vmemmap<S, E> {
         while let Some(pfn) = next.filter(|pfn| pfn.get() < range.end()) {
             let claimed = match self.claim(pfn) {
                 // A compound may reach past the range where its other descriptors are absent.
-                Ok(free) if pfn.get() + free.order().frames() > range.end() && self.shared_order(pfn).is_none() => None,
+                Ok(free)
+                    if pfn.get() + free.order().frames() > range.end()
+                        && self.shared_order(pfn).is_none() =>
+                {
+                    None
+                }
                 claimed => claimed.ok(),
             };
             let Some(free) = claimed else {
@@ -90,7 +96,8 @@ impl<S: VmemmapSpace, E: Env> Vmemmap<S, E> {
 
         let own = self.own_pages(range);
         if !own.is_empty() {
-            let unmapped = self.space.unmap(own.clone()).map_err(|error| undo(error.into()))?;
+            // SAFETY: mapped by `populate`. Every frame of the range was claimed and is absent, and a grace period passed.
+            let unmapped = unsafe { self.space.unmap(own.clone()) }.map_err(|error| undo(error.into()))?;
             unmapped.flush(&mut |count, backing| self.give_back(count, backing));
         }
         for page in self.pages_of(range).filter(|page| !own.contains(page)) {
@@ -125,7 +132,8 @@ impl<S: VmemmapSpace, E: Env> Vmemmap<S, E> {
     /// Makes the descriptors of the range in a page that stays what they were before they were populated: zero.
     fn erase(&self, page: u64, range: PfnRange) {
         let Some(part) = self.frames_of(page).intersection(range) else { return };
-        let Some(to) = self.space.descriptor(part.start()) else { return };
+        // SAFETY: the page has neighbours that are present, and cannot be removed while the lock is held.
+        let Some(to) = (unsafe { self.space.descriptor(part.start()) }) else { return };
         // SAFETY: the page stays mapped for its other frames, for writing, as it is not shared tails, whose pages have
         // one compound only. Nobody looks at these descriptors any more: they are absent, and a grace period passed.
         unsafe { to.cast::<u8>().write_bytes(0, (part.frames() * DESCRIPTOR_BYTES) as usize) };
@@ -144,7 +152,7 @@ impl<S: VmemmapSpace, E: Env> Vmemmap<S, E> {
     fn forget_tails_of(&self, section: Section<'_>) {
         let Some(key) = section.tails().filter(|_| section.shared().is_empty()) else { return };
         section.set_tails(None);
-        if let Some(slot) = TailSlot::find(self.env.tail_slots(), key) {
+        if let Some(slot) = TailSlot::find(self.env.tail_slots(), key, self.space.tail_frames_order()) {
             self.leave_tails(slot, 1);
         }
     }
@@ -158,7 +166,7 @@ impl<S: VmemmapSpace, E: Env> Vmemmap<S, E> {
     }
 }
 
-impl<S: VmemmapSpace, E: Env> Drop for Vmemmap<S, E> {
+impl<S: VmemmapSpace, E: VmemmapEnv> Drop for Vmemmap<S, E> {
     fn drop(&mut self) {
         // Exclusive: no reader and no handle is left, since they borrow the memory map. Nothing has to be waited for.
         let this = &*self;
@@ -171,8 +179,12 @@ impl<S: VmemmapSpace, E: Env> Drop for Vmemmap<S, E> {
                 section.present().clear(part.clone());
                 section.shared().clear(part);
                 let own = PfnRange::new(first, frames).map(|range| this.own_pages(range));
-                match own.filter(|own| !own.is_empty()).map(|own| this.space.unmap(own)) {
-                    Some(Ok(unmapped)) => unmapped.flush(&mut |count, backing| this.give_back(count, backing)),
+                // SAFETY: mapped by `populate`, and no reader or handle is left, since they borrow the memory map.
+                let unmap = |pages| unsafe { this.space.unmap(pages) };
+                match own.filter(|own| !own.is_empty()).map(unmap) {
+                    Some(Ok(unmapped)) => {
+                        unmapped.flush(&mut |count, backing| this.give_back(count, backing))
+                    }
                     Some(Err(_)) => this.env.events().report(&Event::Leaked { pfn: first.get(), frames }),
                     None => {}
                 }

@@ -56,7 +56,7 @@ impl Shape {
     }
 
     /// `range` by sections: the section's number, and which of its subsections lie in the range.
-    pub(crate) fn parts(self, range: PfnRange) -> impl Iterator<Item = (u64, Range<u32>)> {
+    pub(crate) fn parts(self, range: PfnRange) -> impl DoubleEndedIterator<Item = (u64, Range<u32>)> {
         let (first, last) = self.sections(range);
         (first..=last).map(move |section| {
             let base = section << self.section;
@@ -116,4 +116,3 @@ impl<'a> Section<'a> {
         }
     }
 }
-

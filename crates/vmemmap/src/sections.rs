@@ -92,7 +92,9 @@ impl Sections {
     fn index(&self, section: u64, height: u32) -> u64 {
         match height.checked_sub(1) {
             None => section,
-            Some(below) => section.checked_shr(self.leaf_shift() + below * self.shape.frame_words).unwrap_or(0),
+            Some(below) => {
+                section.checked_shr(self.leaf_shift() + below * self.shape.frame_words).unwrap_or(0)
+            }
         }
     }
 
@@ -182,7 +184,12 @@ impl Sections {
     }
 
     /// Whether the tree, which is at least as high, has node number `number` of `level`.
-    fn has_node<A: FrameAllocator, D: DirectMap>(&self, frames: &Frames<A, D>, level: u32, number: u64) -> bool {
+    fn has_node<A: FrameAllocator, D: DirectMap>(
+        &self,
+        frames: &Frames<A, D>,
+        level: u32,
+        number: u64,
+    ) -> bool {
         let mut node = self.root();
         let mut height = node.height();
         let section = number << (self.leaf_shift() + level * self.shape.frame_words);
@@ -290,7 +297,9 @@ impl Sections {
     /// The root of the smallest tree that still has every live node.
     fn lowest_root<A: FrameAllocator, D: DirectMap>(&self, frames: &Frames<A, D>, mut root: Link) -> Link {
         while root.height() > 0 {
-            let Some((first, others)) = Self::node(frames, root).and_then(|words| words.split_first()) else { break };
+            let Some((first, others)) = Self::node(frames, root).and_then(|words| words.split_first()) else {
+                break;
+            };
             let below = Link(first.load(Ordering::Relaxed));
             if !below.is_live() || others.iter().any(|slot| Link(slot.load(Ordering::Relaxed)).is_live()) {
                 break;

@@ -73,22 +73,35 @@ pub unsafe trait VmemmapSpace {
         mmkit_addr::Order::ZERO
     }
 
-    /// Where the descriptor of `pfn` is; `None` where its page is not mapped. Lock-free.
-    fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>>;
+    /// Where the descriptor of `pfn` is. Lock-free.
+    ///
+    /// # Safety
+    ///
+    /// The page with the descriptor is mapped, and is not unmapped during the call.
+    unsafe fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>>;
 
     /// Maps `pages`. Tables come from `node` where they can.
     ///
     /// # Errors
     ///
     /// [`MapError`], with nothing changed.
-    fn map(&self, pages: Range<u64>, backing: Backing, node: NodeId) -> Result<(), MapError>;
+    ///
+    /// # Safety
+    ///
+    /// The frames of `backing` are the caller's, who leaves them to the descriptors until the pages are unmapped and
+    /// flushed.
+    unsafe fn map(&self, pages: Range<u64>, backing: Backing, node: NodeId) -> Result<(), MapError>;
 
     /// Unmaps `pages`, all of which are mapped. What stood behind them is given out when the result is flushed.
     ///
     /// # Errors
     ///
     /// [`MapError`], with nothing changed.
-    fn unmap(&self, pages: Range<u64>) -> Result<Self::Unmapped<'_>, MapError>;
+    ///
+    /// # Safety
+    ///
+    /// The caller mapped the pages, and nobody uses a descriptor in them any more.
+    unsafe fn unmap(&self, pages: Range<u64>) -> Result<Self::Unmapped<'_>, MapError>;
 
     /// What the space has taken from the frame allocator for itself.
     fn usage(&self) -> SpaceUsage;

@@ -45,7 +45,7 @@ impl TailKey {
 /// | 0..=23 | users |
 #[derive(Debug)]
 pub struct TailSlot {
-    /// The key plus a valid bit; written once, by whoever needs a slot first.
+    /// The key with a valid bit, and log2 of the frames of a run; written once, by whoever needs a slot first.
     key: AtomicU64,
     state: AtomicU64,
 }
@@ -56,6 +56,8 @@ pub(crate) struct TooManyUsers;
 
 impl TailSlot {
     const USERS_BITS: u32 = 24;
+    const RUN_SHIFT: u32 = 32;
+    const RUN_MASK: u8 = 0x3f;
     /// Users that one slot can count. A user is a section with compounds of the slot's order.
     pub const MAX_USERS: u64 = (1 << Self::USERS_BITS) - 1;
 
@@ -73,10 +75,10 @@ impl TailSlot {
         Self { key: AtomicU64::new(0), state: AtomicU64::new(0) }
     }
 
-    /// The slot of `key` among `slots`: the one that has it, or else the first that has none. `None` when all are
-    /// taken by others.
-    pub(crate) fn find(slots: &[Self], key: TailKey) -> Option<&Self> {
-        let wanted = key.bits();
+    /// The slot of `key` with runs of `run` among `slots`: the one that has it, or else the first that has none, which
+    /// is its own for good then. `None` when all are taken by others.
+    pub(crate) fn find(slots: &[Self], key: TailKey, run: Order) -> Option<&Self> {
+        let wanted = key.bits() | (run.get() as u64) << Self::RUN_SHIFT;
         slots.iter().find(|slot| match slot.key.load(Ordering::Relaxed) {
             found if found == wanted => true,
             // Relaxed: the key is the only thing that is published, and everybody searches in the same order.
@@ -86,6 +88,21 @@ impl TailSlot {
             },
             _ => false,
         })
+    }
+
+    /// The order of the compounds whose tails are in use.
+    pub(crate) fn used_order(&self) -> Option<Order> {
+        Self::pfn(self.state.load(Ordering::Relaxed))?;
+        TailKey::from_bits(self.key.load(Ordering::Relaxed)).map(|key| key.order)
+    }
+
+    /// The number of frames that the tails in use are made of, 0 where there are none.
+    pub(crate) fn frames(&self) -> u64 {
+        let run = (self.key.load(Ordering::Relaxed) >> Self::RUN_SHIFT) as u8 & Self::RUN_MASK;
+        match (Self::pfn(self.state.load(Ordering::Relaxed)), Order::new(run)) {
+            (Some(_), Some(run)) => run.frames(),
+            _ => 0,
+        }
     }
 
     /// Adds `users` users, if there are frames. `Ok(None)` means that the caller has to make them.
@@ -173,11 +190,11 @@ mod tests {
     #[test]
     fn each_key_has_its_own_slot_until_none_is_left() {
         let slots = [const { TailSlot::new() }; 2];
-        let first = TailSlot::find(&slots, key(0, 9)).unwrap();
-        let second = TailSlot::find(&slots, key(1, 9)).unwrap();
+        let first = TailSlot::find(&slots, key(0, 9), Order::ZERO).unwrap();
+        let second = TailSlot::find(&slots, key(1, 9), Order::ZERO).unwrap();
         assert!(!core::ptr::eq(first, second));
-        assert!(core::ptr::eq(TailSlot::find(&slots, key(0, 9)).unwrap(), first));
-        assert!(TailSlot::find(&slots, key(0, 18)).is_none());
+        assert!(core::ptr::eq(TailSlot::find(&slots, key(0, 9), Order::ZERO).unwrap(), first));
+        assert!(TailSlot::find(&slots, key(0, 18), Order::ZERO).is_none());
     }
 
     #[test]

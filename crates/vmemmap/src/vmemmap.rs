@@ -13,7 +13,7 @@ use mmkit_sync::{Counter, Event, Events, RawLock};
 
 use crate::section::Shape;
 use crate::sections::Sections;
-use crate::{Env, SpaceUsage, VmemmapError, VmemmapSpace};
+use crate::{SpaceUsage, TailSlot, VmemmapEnv, VmemmapError, VmemmapSpace};
 
 /// A sparse virtual memory map: the descriptor of frame `pfn` is at byte `pfn * 64` of an address space in which only
 /// those pages exist whose frames do. Linux: `SPARSEMEM_VMEMMAP`.
@@ -22,7 +22,7 @@ use crate::{Env, SpaceUsage, VmemmapError, VmemmapSpace};
 /// [`remove`](Self::remove) for how it changes.
 ///
 /// Dropping it gives everything back that it took from the allocator.
-pub struct Vmemmap<S: VmemmapSpace, E: Env> {
+pub struct Vmemmap<S: VmemmapSpace, E: VmemmapEnv> {
     pub(crate) space: S,
     pub(crate) env: E,
     pub(crate) geometry: Geometry,
@@ -37,7 +37,6 @@ pub struct Vmemmap<S: VmemmapSpace, E: Env> {
 #[derive(Default)]
 pub(crate) struct Counts {
     pub(crate) own: AtomicU64,
-    pub(crate) tails: AtomicU64,
     pub(crate) sections: AtomicU64,
 }
 
@@ -46,7 +45,8 @@ pub(crate) struct Counts {
 pub struct Usage {
     /// Frames of descriptors that belong to one part of the memory map alone.
     pub own: u64,
-    /// Frames of tails, shared by all compounds of their order in their zone.
+    /// Frames of tails, shared by all compounds of their order in their zone: those in the environment's slots. Memory
+    /// maps that have the same slots all count them.
     pub tails: u64,
     /// Frames of the section table.
     pub sections: u64,
@@ -74,7 +74,7 @@ impl<L: RawLock> Drop for Locked<'_, L> {
     }
 }
 
-impl<S: VmemmapSpace, E: Env> Vmemmap<S, E> {
+impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
     /// An empty memory map. Takes nothing from the allocator.
     ///
     /// # Errors
@@ -115,7 +115,7 @@ impl<S: VmemmapSpace, E: Env> Vmemmap<S, E> {
     pub fn usage(&self) -> Usage {
         Usage {
             own: self.counts.own.load(Ordering::Relaxed),
-            tails: self.counts.tails.load(Ordering::Relaxed),
+            tails: self.env.tail_slots().iter().map(TailSlot::frames).sum(),
             sections: self.counts.sections.load(Ordering::Relaxed),
             space: self.space.usage(),
         }
@@ -201,7 +201,7 @@ impl<S: VmemmapSpace, E: Env> Vmemmap<S, E> {
 // * Descriptors that are not tails lie in pages that the space mapped for writing.
 // * All descriptors are written from templates before their bits are set, and by `mmkit-page` afterwards.
 // * `Env` promises that the read side is always the same.
-unsafe impl<S: VmemmapSpace, E: Env> MemMap for Vmemmap<S, E> {
+unsafe impl<S: VmemmapSpace, E: VmemmapEnv> MemMap for Vmemmap<S, E> {
     type Read = E::Read;
 
     fn read_side(&self) -> &E::Read {
@@ -210,12 +210,20 @@ unsafe impl<S: VmemmapSpace, E: Env> MemMap for Vmemmap<S, E> {
 
     #[inline]
     fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
-        if self.has(pfn) { self.space.descriptor(pfn) } else { None }
+        if !self.has(pfn) {
+            return None;
+        }
+        // SAFETY: the caller is inside the read side, or holds the frame, or the lock: present pages are unmapped only
+        // after their bits were cleared under the lock, with every frame claimed, and a grace period passed.
+        unsafe { self.space.descriptor(pfn) }
     }
 }
 
-impl<S: VmemmapSpace, E: Env> fmt::Debug for Vmemmap<S, E> {
+impl<S: VmemmapSpace, E: VmemmapEnv> fmt::Debug for Vmemmap<S, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Vmemmap").field("geometry", &self.geometry.name()).field("usage", &self.usage()).finish()
+        f.debug_struct("Vmemmap")
+            .field("geometry", &self.geometry.name())
+            .field("usage", &self.usage())
+            .finish()
     }
 }

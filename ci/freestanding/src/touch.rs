@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Something of every library crate, behind `black_box` so that the linker has to keep it.
+
+use core::hint::black_box;
+use core::ptr::NonNull;
+
+use mmkit_addr::{Geometry, NodeId, Order, Pfn};
+use mmkit_frame::{AllocError, DirectMap, FrameAllocator, Frames, Request};
+use mmkit_page::{MemMap, Page, SliceMap};
+use mmkit_pgtable::{Bare, Tables, X86_64};
+
+// The facade has no functions of its own.
+use mmkit as _;
+
+/// Makes the linker resolve something of every library crate, and the byte routines that a Linux target takes from
+/// libc.
+pub fn every_crate() {
+    black_box(mmkit_sync::RefCount::new(1, 0).try_get(black_box(1), |_| true).is_ok());
+    black_box(mmkit_vmemmap::TailSlot::new());
+    black_box(memory_map());
+    black_box(page_tables());
+
+    let mut bytes = black_box([1_u8; 192]);
+    let others = black_box([2_u8; 192]);
+    let len = black_box(100);
+    black_box(bytes[..len] == others[..len]);
+    bytes[..len].copy_from_slice(&others[..len]);
+    black_box(&mut bytes)[..len].fill(0);
+
+    #[cfg(feature = "pulls-std")]
+    black_box(pulls_std::copied_len(&bytes));
+}
+
+/// Looks up a frame in a memory map of four.
+fn memory_map() -> Option<bool> {
+    let mut pages = [const { Page::new() }; 4];
+    let first = Pfn::new(black_box(512))?;
+    let map = SliceMap::new(&mut pages, first)?;
+    Some(map.try_get(first).is_ok())
+}
+
+/// Asks for page tables where there is no memory for them.
+fn page_tables() -> bool {
+    // SAFETY: the allocator hands out no frame, so there is none that the map could get wrong.
+    let frames = unsafe { Frames::new(NoMemory, NoMemory) };
+    Tables::<X86_64, _>::new(Bare::new(frames), Geometry::X86_64, NodeId::ZERO).is_ok()
+}
+
+/// A machine without memory.
+struct NoMemory;
+
+// SAFETY: no frame is ever handed out, so none is handed out twice.
+unsafe impl FrameAllocator for NoMemory {
+    fn allocate(&self, request: Request) -> Result<Pfn, AllocError> {
+        Err(AllocError { request })
+    }
+
+    unsafe fn deallocate(&self, _: Pfn, _: Order) {}
+
+    unsafe fn split(&self, _: Pfn, _: Order, _: Order) {}
+}
+
+// SAFETY: no frame is mapped, so no pointer is given that could be wrong.
+unsafe impl DirectMap for NoMemory {
+    fn base_shift(&self) -> u32 {
+        12
+    }
+
+    fn frame(&self, _: Pfn) -> Option<NonNull<u8>> {
+        None
+    }
+}

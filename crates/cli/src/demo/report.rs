@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What `mmkit demo --json` prints: one object. All sizes are in bytes, all times in seconds or nanoseconds.
+
+use serde::Serialize;
+
+use crate::memory_map::{Range, Source};
+
+/// The result of the demo. What was left out or could not be known is `null`.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    pub(super) arch: &'static str,
+    pub(super) memory_map_source: Source,
+    pub(super) memory_map: Vec<Range>,
+    pub(super) runs: Vec<Run>,
+    /// Whether a child process that wrote to a shared tail was killed by SIGSEGV.
+    pub(super) tail_write_faulted: Option<bool>,
+    /// The address that it wrote to.
+    pub(super) tail_write_address: Option<u64>,
+    /// What the running kernel spends on its own descriptors.
+    pub(super) kernel_memmap_bytes: Option<u64>,
+    /// What was not done, and why.
+    pub(super) skipped: Vec<String>,
+    pub(super) seconds: f64,
+}
+
+/// One page size.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct Run {
+    /// `base`, `2M`, ..
+    pub(super) page: String,
+    pub(super) page_bytes: u64,
+    pub(super) memory_bytes: u64,
+    /// Frames with a descriptor: those of the memory, and those that share a subsection with some of it.
+    pub(super) frames: u64,
+    /// What the descriptors take if every frame has its own.
+    pub(super) flat_bytes: u64,
+    /// Memory behind the descriptors that were built for real, as the operating system counts it.
+    pub(super) resident_bytes: u64,
+    /// By how much the process's page tables grew for that.
+    pub(super) table_bytes: Option<u64>,
+    /// By how much the kernel's descriptions of mappings grew meanwhile, of all processes. A cost of doing this in a
+    /// process; in a kernel there is none.
+    pub(super) mapping_slab_bytes: Option<u64>,
+    /// Mappings that the real part took.
+    pub(super) mappings: u64,
+    /// Frames of memory that each run of identical tails has.
+    pub(super) tail_run_frames: u64,
+    /// Flat, less everything resident and all tables.
+    pub(super) saved_bytes: i64,
+    pub(super) build_seconds: f64,
+    pub(super) lookup_ns: Option<f64>,
+    pub(super) lookups_checked: u64,
+    pub(super) lookups_wrong: u64,
+    /// Descriptors of which all 64 bytes were compared.
+    pub(super) descriptors_checked: u64,
+    pub(super) descriptors_wrong: u64,
+    /// Absent frames that were looked up.
+    pub(super) holes_checked: u64,
+    pub(super) holes_wrong: u64,
+    /// Blocks that were handed out and given back.
+    pub(super) references_checked: u64,
+    pub(super) references_wrong: u64,
+    /// Memory (of `memory_bytes`) whose descriptors did not fit for real: in software tables, or only counted.
+    pub(super) software_bytes: u64,
+    /// What its descriptors take in software tables, tables included.
+    pub(super) software_resident_bytes: u64,
+    /// The part of `software_bytes` that was only counted.
+    pub(super) counted_bytes: u64,
+    /// What its descriptors would take, last-level tables included.
+    pub(super) counted_resident_bytes: u64,
+    pub(super) seconds: f64,
+}
+
+impl Run {
+    /// Things that were not as planned.
+    pub(super) fn wrong(&self) -> u64 {
+        self.lookups_wrong + self.descriptors_wrong + self.holes_wrong + self.references_wrong
+    }
+
+    /// Things that were looked at.
+    pub(super) fn checked(&self) -> u64 {
+        self.lookups_checked + self.descriptors_checked + self.holes_checked + self.references_checked
+    }
+}

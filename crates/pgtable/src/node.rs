@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One table: its entries as atomics, and the part of the address space that it covers.
+
+use core::ptr::NonNull;
+
+use mmkit_addr::{Pfn, VirtAddr, VirtRange};
+use mmkit_frame::DirectMap;
+use mmkit_sync::atomic::{AtomicU64, Ordering};
+use mmkit_sync::{Counter, Events, mutant};
+
+use crate::shape::named;
+use crate::{Entry, Env, Slot, Tables};
+
+/// Positions `from..=last` of a tree: addresses without what lies above the translated bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) from: u64,
+    pub(crate) last: u64,
+}
+
+/// A table that may be accessed. Everything here relies on what [`Node::new`] was promised.
+pub(crate) struct Node<'t, E: Entry, V: Env> {
+    tables: &'t Tables<E, V>,
+    pub(crate) pfn: Pfn,
+    pub(crate) level: u8,
+    /// The position of its first entry.
+    pub(crate) base: u64,
+    /// The table's first frame.
+    first: NonNull<AtomicU64>,
+}
+
+impl<E: Entry, V: Env> Clone for Node<'_, E, V> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<E: Entry, V: Env> Copy for Node<'_, E, V> {}
+
+impl<'t, E: Entry, V: Env> Node<'t, E, V> {
+    /// The table of `level` at `pfn`, covering positions from `base`.
+    ///
+    /// # Safety
+    ///
+    /// `alloc_table` of these tables returned `pfn` for `level`, and it is not given back while the node is used: it is
+    /// unpublished and the caller's, or linked while the lock is held, or was found in a reader that has not left. The
+    /// node is written through only under the lock or while it is unpublished.
+    pub(crate) unsafe fn new(tables: &'t Tables<E, V>, pfn: Pfn, level: u8, base: u64) -> Self {
+        Self { tables, pfn, level, base, first: tables.frame_cells(pfn) }
+    }
+
+    fn cell(&self, index: u64) -> &'t AtomicU64 {
+        let per_frame = 1 << (self.tables.shape().base_shift() - 3);
+        let start = if index < per_frame {
+            self.first
+        } else {
+            let pfn = self.pfn.checked_add(index / per_frame);
+            self.tables.frame_cells(pfn.unwrap_or(Pfn::MAX))
+        };
+        // SAFETY: the index is below the entries of a frame, and the direct map's pointer is valid for a whole frame.
+        let cell = unsafe { start.add((index % per_frame) as usize) };
+        // SAFETY: valid and aligned, as the direct map promises; the frame is a table of ours for as long as the node is
+        // used (`new`), and tables are accessed as atomics only, after the allocator zeroed them.
+        unsafe { cell.as_ref() }
+    }
+
+    /// What the entry says.
+    pub(crate) fn slot(&self, index: u64) -> Slot {
+        E::decode(self.raw(index), named(self.level))
+    }
+
+    /// The entry's bits.
+    pub(crate) fn raw(&self, index: u64) -> u64 {
+        // Acquire: pairs with the Release store that published what the entry leads to, in `set_raw`.
+        self.cell(index).load(Ordering::Acquire)
+    }
+
+    /// Writes an entry.
+    pub(crate) fn set(&self, index: u64, slot: Slot) {
+        self.set_raw(index, self.encode(slot));
+    }
+
+    /// Writes an entry's bits.
+    pub(crate) fn set_raw(&self, index: u64, raw: u64) {
+        self.tables.env().events().count(Counter::EntryWritten, 1);
+        // Release: pairs with the Acquire load of a walker, in `raw`: it sees the table or the contents of the frame
+        // that the entry leads to as they were when it was written.
+        let order = mutant!("pgtable-relaxed-publish", Ordering::Release, Ordering::Relaxed);
+        self.cell(index).store(raw, order);
+    }
+
+    /// A word of an unpublished table, or of a frame that holds no entries.
+    pub(crate) fn word(&self, index: u64) -> u64 {
+        self.cell(index).load(Ordering::Relaxed)
+    }
+
+    /// Writes a word of an unpublished table, or of a frame that holds no entries.
+    pub(crate) fn set_word(&self, index: u64, word: u64) {
+        self.cell(index).store(word, Ordering::Relaxed);
+    }
+
+    pub(crate) fn entry_cell(&self, index: u64) -> &'t AtomicU64 {
+        self.cell(index)
+    }
+
+    /// The bits for a slot that is known to be encodable: it was checked when frames entered the tables, or was decoded.
+    pub(crate) fn encode(&self, slot: Slot) -> u64 {
+        match E::encode(slot, named(self.level)) {
+            Ok(raw) => raw,
+            Err(error) => unreachable!("{} lost an entry: {error}", E::NAME),
+        }
+    }
+
+    /// The indices that `span` touches, which must overlap the node, each with its part of the span.
+    pub(crate) fn indices(&self, span: Span) -> impl Iterator<Item = (u64, Span)> + use<E, V> {
+        let shift = self.tables.shape().shift(self.level);
+        let (base, within) = (self.base, (1 << shift) - 1);
+        let (first, last) = ((span.from - base) >> shift, (span.last - base) >> shift);
+        (first..=last).map(move |index| {
+            let start = base + (index << shift);
+            (index, Span { from: span.from.max(start), last: span.last.min(start + within) })
+        })
+    }
+
+    /// The index of the entry that translates `position`.
+    pub(crate) fn index(&self, position: u64) -> u64 {
+        (position - self.base) >> self.tables.shape().shift(self.level)
+    }
+
+    /// All positions that the entry translates.
+    pub(crate) fn span(&self, index: u64) -> Span {
+        let shift = self.tables.shape().shift(self.level);
+        let from = self.base + (index << shift);
+        Span { from, last: from + ((1 << shift) - 1) }
+    }
+
+    /// The table of the level below that the entry leads to.
+    ///
+    /// # Safety
+    ///
+    /// `pfn` was decoded as a table from the entry at `index`, and [`Node::new`]'s promises hold for it.
+    pub(crate) unsafe fn child(&self, index: u64, pfn: Pfn) -> Self {
+        // SAFETY: passed on; an entry of this level leads to a table of the level below.
+        unsafe { Self::new(self.tables, pfn, self.level - 1, self.span(index).from) }
+    }
+
+    /// Whether all entries are empty, or pending under `tag`.
+    pub(crate) fn holds_only(&self, tag: u8) -> bool {
+        (0..self.tables.shape().entries(self.level)).all(|index| match self.slot(index) {
+            Slot::Empty => true,
+            Slot::Pending(_, other) => other == tag,
+            Slot::Present(_) => false,
+        })
+    }
+}
+
+impl<E: Entry, V: Env> Tables<E, V> {
+    /// The first entry in a frame that belongs to the tables. (Of the modelled ones, under loom: see [`Env`].)
+    fn frame_cells(&self, pfn: Pfn) -> NonNull<AtomicU64> {
+        match self.env().frames().map().frame(pfn) {
+            Some(frame) => frame.cast(),
+            // `alloc_table` has looked.
+            None => unreachable!("{pfn:?} has left the direct map"),
+        }
+    }
+
+    pub(crate) fn va(&self, position: u64) -> VirtAddr {
+        VirtAddr::new(self.shape().address(position))
+    }
+
+    pub(crate) fn va_range(&self, span: Span) -> VirtRange {
+        let (start, last) = (self.va(span.from), self.va(span.last));
+        // Addresses rise with positions. All 2^64 bytes are one more than a range can say.
+        let bytes = (last.get() - start.get()).saturating_add(1);
+        VirtRange::new(start, bytes).unwrap_or_else(|| unreachable!("{span:x?} wraps"))
+    }
+}

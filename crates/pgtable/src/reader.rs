@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Walking without a lock.
+
+use core::fmt;
+
+use mmkit_addr::{Level, Pfn, VirtAddr, VirtRange};
+use mmkit_sync::ReadSide;
+
+use crate::node::{Node, Span};
+use crate::shape::named;
+use crate::{Entry, Env, Error, Prot, Slot, Tables, Target};
+
+/// A reader of the tables: while it lives, no table and no frame that it has found is given back.
+///
+/// It takes no lock, so what it found may have been changed since; it is what was true at some moment of the walk.
+pub struct Reader<'t, E: Entry, V: Env> {
+    tables: &'t Tables<E, V>,
+    guard: <V::Read as ReadSide>::Guard<'t>,
+}
+
+/// What a walk found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Walk {
+    /// A leaf.
+    Mapped(Leaf),
+    /// Nothing.
+    Unmapped {
+        /// The level of the empty entry.
+        level: Level,
+    },
+    /// Something that was unmapped and not flushed yet, or is being replaced.
+    Pending {
+        /// The level of the entry.
+        level: Level,
+    },
+}
+
+/// A leaf, and where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leaf {
+    /// The addresses that it maps.
+    pub range: VirtRange,
+    /// The first frame that it maps.
+    pub pfn: Pfn,
+    /// What it allows.
+    pub prot: Prot,
+    /// Its level.
+    pub level: Level,
+    /// Whether it is in a shared table.
+    pub shared: bool,
+}
+
+/// An entry as [`Reader::visit`] finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Visited {
+    /// The addresses that it translates.
+    pub range: VirtRange,
+    /// Its level.
+    pub level: Level,
+    /// What it says.
+    pub slot: Slot,
+    /// Whether it is in a shared table.
+    pub shared: bool,
+}
+
+impl<E: Entry, V: Env> Tables<E, V> {
+    /// Enters a reader of the environment's read side. Cost: that of entering it.
+    pub fn read(&self) -> Reader<'_, E, V> {
+        Reader { guard: self.env().read_side().enter(), tables: self }
+    }
+
+    /// What maps `va`: one walk in a reader of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotCanonical`].
+    pub fn walk(&self, va: VirtAddr) -> Result<Walk, Error> {
+        self.read().walk(va)
+    }
+}
+
+impl<'t, E: Entry, V: Env> Reader<'t, E, V> {
+    /// What maps `va`. Cost: one acquire load per level.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotCanonical`].
+    pub fn walk(&self, va: VirtAddr) -> Result<Walk, Error> {
+        let position = self.tables.position(va)?;
+        let (mut node, mut shared) = (self.root(), false);
+        loop {
+            let (index, level) = (node.index(position), named(node.level));
+            let pfn = match node.slot(index) {
+                Slot::Empty => return Ok(Walk::Unmapped { level }),
+                Slot::Pending(..) => return Ok(Walk::Pending { level }),
+                Slot::Present(Target::Leaf { pfn, prot }) => {
+                    let range = self.tables.va_range(node.span(index));
+                    return Ok(Walk::Mapped(Leaf { range, pfn, prot, level, shared }));
+                }
+                Slot::Present(Target::Table { pfn }) => pfn,
+                Slot::Present(Target::Shared { pfn }) => {
+                    shared = true;
+                    pfn
+                }
+            };
+            node = self.child(node, index, pfn);
+        }
+    }
+
+    /// Calls `visit` for every entry in `range` that is not empty and leads to no table, in ascending order.
+    ///
+    /// An entry that reaches out of the range is visited too. Cost: one acquire load per entry of the tables on the way.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotCanonical`], [`Error::BadRange`], [`Error::Misaligned`].
+    pub fn visit(&self, range: VirtRange, mut visit: impl FnMut(Visited)) -> Result<(), Error> {
+        let span = self.tables.span(range)?;
+        self.visit_node(self.root(), span, false, &mut visit);
+        Ok(())
+    }
+
+    /// The same for all addresses.
+    pub fn visit_all(&self, mut visit: impl FnMut(Visited)) {
+        let root = self.root();
+        let last = root.span(self.tables.shape().entries(root.level) - 1).last;
+        self.visit_node(root, Span { from: 0, last }, false, &mut visit);
+    }
+
+    fn visit_node(&self, node: Node<'t, E, V>, span: Span, shared: bool, visit: &mut dyn FnMut(Visited)) {
+        for (index, part) in node.indices(span) {
+            match node.slot(index) {
+                Slot::Empty => {}
+                Slot::Present(Target::Table { pfn }) => {
+                    self.visit_node(self.child(node, index, pfn), part, shared, visit);
+                }
+                Slot::Present(Target::Shared { pfn }) => {
+                    self.visit_node(self.child(node, index, pfn), part, true, visit);
+                }
+                slot @ (Slot::Present(Target::Leaf { .. }) | Slot::Pending(..)) => {
+                    let range = self.tables.va_range(node.span(index));
+                    visit(Visited { range, level: named(node.level), slot, shared });
+                }
+            }
+        }
+    }
+
+    fn root(&self) -> Node<'t, E, V> {
+        let (pfn, level) = (self.tables.root(), self.tables.shape().root());
+        // SAFETY: the root came from `alloc_table` for its level, and is given back only when the tables are dropped.
+        unsafe { Node::new(self.tables, pfn, level, 0) }
+    }
+
+    fn child(&self, node: Node<'t, E, V>, index: u64, pfn: Pfn) -> Node<'t, E, V> {
+        // SAFETY: the reader entered before the entry was loaded, and whoever gives a table back waits for readers after it
+        // emptied or detached the entry. So the table outlives `self`, and nodes do not leave its methods. It is
+        // only read.
+        unsafe { node.child(index, pfn) }
+    }
+}
+
+impl<E: Entry, V: Env> fmt::Debug for Reader<'_, E, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let _ = &self.guard;
+        f.debug_struct("Reader").field("tables", self.tables).finish()
+    }
+}

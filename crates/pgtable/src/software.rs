@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! An entry format for tables that only software walks.
+
+use mmkit_addr::{Geometry, Level, Pfn};
+
+use crate::{EncodeError, Entry, Prot, Slot, Target};
+
+/// Entries of every geometry, for tables that no processor walks: for accounting, for tests, and for geometries whose
+/// own format is not written yet.
+///
+/// | bits | meaning |
+/// |---|---|
+/// | 0 | present |
+/// | 1 | pending |
+/// | 2 | leads to a table |
+/// | 3 | the table is shared |
+/// | 4..=7 | what a leaf allows |
+/// | 8..=55 | frame |
+/// | 56..=63 | the tag of a pending entry |
+#[derive(Clone, Copy, Debug)]
+pub enum Software {}
+
+const PRESENT: u64 = 1 << 0;
+const PENDING: u64 = 1 << 1;
+const TABLE: u64 = 1 << 2;
+const SHARED: u64 = 1 << 3;
+const PROT_SHIFT: u32 = 4;
+const FRAME_SHIFT: u32 = 8;
+const TAG_SHIFT: u32 = 56;
+
+/// The highest frame: 48 bits.
+const MAX_FRAME: Pfn = match Pfn::new((1 << 48) - 1) {
+    Some(pfn) => pfn,
+    None => unreachable!(),
+};
+
+fn encode_target(target: Target, level: Level) -> Result<u64, EncodeError> {
+    let pfn = target.pfn();
+    if pfn > MAX_FRAME {
+        return Err(EncodeError::FrameTooHigh { pfn, max: MAX_FRAME });
+    }
+    let kind = match target {
+        Target::Leaf { prot, .. } => u64::from(prot.bits()) << PROT_SHIFT,
+        _ if level == Level::LAST => return Err(EncodeError::NoTable { level }),
+        Target::Table { .. } => TABLE,
+        Target::Shared { .. } => TABLE | SHARED,
+    };
+    Ok((pfn.get() << FRAME_SHIFT) | kind)
+}
+
+fn decode_target(raw: u64) -> Target {
+    let pfn = Pfn::new((raw >> FRAME_SHIFT) & MAX_FRAME.get()).unwrap_or(MAX_FRAME);
+    match (raw & TABLE != 0, raw & SHARED != 0) {
+        (true, true) => Target::Shared { pfn },
+        (true, false) => Target::Table { pfn },
+        // The mask keeps the four bits of `Prot`.
+        (false, _) => Target::Leaf { pfn, prot: Prot::from_bits_truncate((raw >> PROT_SHIFT) as u8 & 0xf) },
+    }
+}
+
+// SAFETY:
+// * Each field has bits of its own (the table above), `encode` refuses frames that need more, and `Prot` has four flags.
+// * `Empty` is 0, which has neither bit 0 nor bit 1; every other encoding has exactly one of them.
+// * No processor walks these entries or sets bits in them.
+unsafe impl Entry for Software {
+    const NAME: &'static str = "software";
+
+    fn supports(_: &Geometry) -> bool {
+        true
+    }
+
+    fn encode(slot: Slot, level: Level) -> Result<u64, EncodeError> {
+        match slot {
+            Slot::Empty => Ok(0),
+            Slot::Present(target) => Ok(encode_target(target, level)? | PRESENT),
+            Slot::Pending(target, tag) => {
+                Ok(encode_target(target, level)? | PENDING | (u64::from(tag) << TAG_SHIFT))
+            }
+        }
+    }
+
+    fn decode(raw: u64, _: Level) -> Slot {
+        if raw & PRESENT != 0 {
+            Slot::Present(decode_target(raw))
+        } else if raw & PENDING != 0 {
+            Slot::Pending(decode_target(raw), (raw >> TAG_SHIFT) as u8)
+        } else {
+            Slot::Empty
+        }
+    }
+}

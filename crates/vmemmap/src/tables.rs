@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A memory map's address space in page tables.
+
+use core::fmt;
+use core::ops::Range;
+use core::ptr::NonNull;
+
+use mmkit_addr::{DESCRIPTOR_BYTES, Geometry, Level, NodeId, Order, Pfn, VirtAddr, VirtRange};
+use mmkit_frame::{DirectMap, Frames};
+use mmkit_page::Page;
+use mmkit_pgtable::{
+    Backing as Leaves, Batch, Entry, Env, Error, Mapping, Prot, Released, Share, Tables, Walk,
+};
+use mmkit_sync::{Event, Events, InsideReader, ReadSide};
+
+use crate::{Backing, MapError, SpaceUsage, TailRun, Unmapped, VmemmapSpace};
+
+/// The descriptors in page tables of format `E`: a kernel's own address space, or software tables that no processor
+/// walks, which cost the same and can be counted.
+///
+/// Tails are mapped read-only, again and again to one frame. A last-level table that would hold nothing but tails is
+/// not filled a second time: there is one for each node, zone and order, and it is attached wherever it is needed. So
+/// a compound whose descriptors span eight tables costs one table of its own, not eight. Source: ours.
+///
+/// The space begins at address 0 of the tables; page `i` of it is at `i` times the base page size.
+pub struct TableSpace<E: Entry, V: Env> {
+    tables: Tables<E, Covered<V>>,
+    /// Pages of a last-level table.
+    span: u64,
+    /// Pages of the space.
+    pages: u64,
+}
+
+impl<E: Entry, V: Env> TableSpace<E, V> {
+    const OWN: Prot = Prot::WRITE.union(Prot::GLOBAL);
+    const TAILS: Prot = Prot::READ.union(Prot::GLOBAL);
+
+    /// An empty space in new tables, whose root is on `node` if possible.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Tables::new`].
+    pub fn new(env: V, geometry: Geometry, node: NodeId) -> Result<Self, Error> {
+        let tables = Tables::new(Covered(env), geometry, node)?;
+        let shift = geometry.base_shift();
+        // The lower half of the addresses: above it they are not consecutive.
+        let pages = geometry.virtual_bits().map_or(0, |bits| 1 << (bits - 1 - shift));
+        let span = geometry.last_table().map_or(0, |table| table.entries());
+        Ok(Self { tables, span, pages })
+    }
+
+    /// The table that a processor starts at.
+    #[must_use]
+    pub const fn root(&self) -> Pfn {
+        self.tables.root()
+    }
+
+    fn shift(&self) -> u32 {
+        self.tables.geometry().base_shift()
+    }
+
+    fn address(&self, page: u64) -> Option<VirtAddr> {
+        (page < self.pages).then(|| VirtAddr::new(page << self.shift()))
+    }
+
+    fn range(&self, pages: &Range<u64>) -> Result<VirtRange, MapError> {
+        let bytes = pages.end.saturating_sub(pages.start) << self.shift();
+        let range = self.address(pages.start).filter(|_| pages.end <= self.pages);
+        let out = MapError::OutOfSpace { page: pages.end, pages: self.pages };
+        range.and_then(|start| VirtRange::new(start, bytes)).ok_or(out)
+    }
+
+    fn error(&self, error: Error) -> MapError {
+        let page = |va: VirtAddr| va.get() >> self.shift();
+        match error {
+            Error::Alloc(error) => MapError::NoFrame(error),
+            Error::Occupied { va, .. } => MapError::Occupied { page: page(va) },
+            Error::NotMapped { va } | Error::Partial { va, .. } | Error::Pending { va } => {
+                MapError::Missing { page: page(va) }
+            }
+            _ => MapError::TryAgain,
+        }
+    }
+
+    fn map_leaves(
+        &self,
+        pages: Range<u64>,
+        leaves: Leaves,
+        prot: Prot,
+        node: NodeId,
+    ) -> Result<(), MapError> {
+        if pages.is_empty() {
+            return Ok(());
+        }
+        let mapping = Mapping::new(leaves, prot).on_node(node);
+        self.tables.map(self.range(&pages)?, mapping).map_err(|error| self.error(error))
+    }
+
+    /// Maps one frame of tails behind every page of `pages`.
+    fn map_tails(&self, pages: Range<u64>, tail: Pfn, node: NodeId) -> Result<(), MapError> {
+        // Whole tables in the middle, leaves around them.
+        let first = pages.start.next_multiple_of(self.span).min(pages.end);
+        let last = (pages.end - pages.end % self.span).max(first);
+        let leaves = |pages| self.map_leaves(pages, Leaves::Repeat(tail), Self::TAILS, node);
+
+        leaves(pages.start..first)?;
+        self.attach(first..last, tail, node).inspect_err(|_| self.undo(pages.start..first))?;
+        leaves(last..pages.end).inspect_err(|_| self.undo(pages.start..last))
+    }
+
+    /// Attaches the shared table of `tail` to `pages`, which are whole tables.
+    fn attach(&self, pages: Range<u64>, tail: Pfn, node: NodeId) -> Result<(), MapError> {
+        if pages.is_empty() {
+            return Ok(());
+        }
+        let range = self.range(&pages)?;
+        let leaves = Leaves::Repeat(tail);
+        let share = match self.tables.share_of(Level::LAST, leaves, Self::TAILS) {
+            Some(share) => share,
+            None => self
+                .tables
+                .share(Level::LAST, leaves, Self::TAILS, node)
+                .map_err(|error| self.error(error))?,
+        };
+        self.tables.attach(range, share, node).map_err(|error| {
+            self.free_unused(share);
+            self.error(error)
+        })
+    }
+
+    /// Gives a shared table back if nothing leads to it.
+    fn free_unused(&self, share: Share) {
+        // In use, or already gone: then it is not this call's to give back.
+        let _ = self.tables.free_share(share);
+    }
+
+    /// Takes away what was mapped by a call that failed later on.
+    fn undo(&self, pages: Range<u64>) {
+        if pages.is_empty() {
+            return;
+        }
+        match self.range(&pages).map(|range| self.tables.unmap(range)) {
+            Ok(Ok(batch)) => TableUnmapped { space: self, batch }.flush(&mut |_, _| {}),
+            _ => {
+                self.tables.env().events().report(&Event::Leaked { pfn: 0, frames: pages.end - pages.start })
+            }
+        }
+    }
+}
+
+// SAFETY:
+// * Tables map what they are told, where they are told, and change it only when they are told.
+// * Their walkers are the calls of `descriptor`, which find a leaf of a page that nobody unmaps meanwhile, and go from
+//   its frame to memory by the direct map that belongs to the tables' allocator. The tables may be given frames of
+//   another allocator than theirs: the direct map then answers `None`, or is the same as that allocator's by the
+//   promise of `Frames`.
+// * Own pages are mapped frame by frame from `first`; tails to one frame, from `run`. Nothing writes either here.
+// * `map`, `attach`, `share` and `unmap` change nothing where they fail, and `map_tails` undoes its first steps.
+// * Released pages were unmapped, and flushed from the processors that the environment knows.
+unsafe impl<E: Entry, V: Env> VmemmapSpace for TableSpace<E, V> {
+    type Unmapped<'a>
+        = TableUnmapped<'a, E, V>
+    where
+        Self: 'a;
+
+    fn base_shift(&self) -> u32 {
+        self.shift()
+    }
+
+    unsafe fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
+        let byte = pfn.get() * DESCRIPTOR_BYTES;
+        let va = self.address(byte >> self.shift())?;
+        // The guard of `Covered` is nothing; the caller's promise stands for it.
+        let Ok(Walk::Mapped(leaf)) = self.tables.walk(va) else { return None };
+        let frame = leaf.pfn.checked_add(va.offset_from(leaf.range.start())? >> self.shift())?;
+        let bytes = self.tables.env().frames().map().frame(frame)?;
+        // SAFETY: the offset lies within the frame, all of whose bytes are behind the pointer.
+        Some(unsafe { bytes.byte_add((byte & ((1 << self.shift()) - 1)) as usize) }.cast())
+    }
+
+    unsafe fn map(&self, pages: Range<u64>, backing: Backing, node: NodeId) -> Result<(), MapError> {
+        self.range(&pages)?;
+        match backing {
+            Backing::Own { first } => self.map_leaves(pages, Leaves::Run(first), Self::OWN, node),
+            Backing::Tails(run) => self.map_tails(pages, run.first, node),
+        }
+    }
+
+    unsafe fn unmap(&self, pages: Range<u64>) -> Result<TableUnmapped<'_, E, V>, MapError> {
+        let range = self.range(&pages)?;
+        let batch = self.tables.unmap(range).map_err(|error| self.error(error))?;
+        Ok(TableUnmapped { space: self, batch })
+    }
+
+    fn usage(&self) -> SpaceUsage {
+        let last = self.tables.tables_at(Level::LAST);
+        let shared = u64::from(self.tables.shares());
+        SpaceUsage {
+            leaf_tables: last - shared,
+            shared_tables: shared,
+            upper_tables: self.tables.table_frames() - last,
+        }
+    }
+}
+
+impl<E: Entry, V: Env> fmt::Debug for TableSpace<E, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TableSpace").field("root", &self.root()).field("usage", &self.usage()).finish()
+    }
+}
+
+/// Pages of a [`TableSpace`] that were unmapped and wait for a flush.
+#[must_use = "what was unmapped is leaked unless it is flushed"]
+pub struct TableUnmapped<'a, E: Entry, V: Env> {
+    space: &'a TableSpace<E, V>,
+    batch: Batch<'a, E, Covered<V>>,
+}
+
+impl<E: Entry, V: Env> Unmapped for TableUnmapped<'_, E, V> {
+    fn flush(self, release: &mut dyn FnMut(u64, Backing)) {
+        let space = self.space;
+        let flushed = self.batch.flush(|released| match released {
+            Released::Leaf { frames, prot, .. } if prot.contains(Prot::WRITE) => {
+                release(frames.frames(), Backing::Own { first: frames.start() });
+            }
+            Released::Leaf { frames, .. } => {
+                release(1, Backing::Tails(TailRun { first: frames.start(), order: Order::ZERO }));
+            }
+            Released::Shared { share, .. } => {
+                if let Ok(first) = space.tables.share_target(share) {
+                    release(space.span, Backing::Tails(TailRun { first, order: Order::ZERO }));
+                }
+                space.free_unused(share);
+            }
+        });
+        // The read side of `Covered` never refuses to wait.
+        if let Err(refused) = flushed {
+            drop(refused);
+        }
+    }
+}
+
+impl<E: Entry, V: Env> fmt::Debug for TableUnmapped<'_, E, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TableUnmapped").field(&self.space.root()).finish()
+    }
+}
+
+/// An environment whose table walkers are covered by the callers of [`TableSpace`].
+///
+/// The only walks are those of `descriptor`, whose caller promises that the page is not unmapped meanwhile; a table
+/// with a mapped page in it is not given back. So nobody has to be waited for.
+struct Covered<V>(V);
+
+// SAFETY: everything is passed on to one value, but for the read side, which is always `Unwaited`.
+unsafe impl<V: Env> Env for Covered<V> {
+    type Allocator = V::Allocator;
+    type Map = V::Map;
+    type Lock = V::Lock;
+    type Read = Unwaited;
+    type Mmu = V::Mmu;
+    type Events = V::Events;
+
+    fn frames(&self) -> &Frames<V::Allocator, V::Map> {
+        self.0.frames()
+    }
+
+    fn read_side(&self) -> &Unwaited {
+        &Unwaited
+    }
+
+    fn mmu(&self) -> &V::Mmu {
+        self.0.mmu()
+    }
+
+    fn events(&self) -> &V::Events {
+        self.0.events()
+    }
+}
+
+/// See [`Covered`].
+struct Unwaited;
+
+// SAFETY: only `TableSpace` uses it, whose walks need no waiting: see `Covered`.
+unsafe impl ReadSide for Unwaited {
+    type Guard<'a> = ();
+
+    fn enter(&self) {}
+
+    fn synchronize(&self) -> Result<(), InsideReader> {
+        Ok(())
+    }
+}

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the tests share: an environment, two kinds of address space behind one trait, and helpers.
+#![allow(dead_code, unreachable_pub)]
+#![allow(missing_docs)]
+
+mod soft;
+#[cfg(feature = "pgtable")]
+mod tables;
+
+use std::sync::Mutex;
+
+use mmkit_addr::{Geometry, NodeId, Order, Pfn, PfnRange, ZoneId};
+use mmkit_frame::test_util::{TestConfig, TestFrames};
+use mmkit_frame::{Env, Frames};
+use mmkit_page::{MemMap, Place, Template};
+use mmkit_sync::{Counter, Epoch, Event, Events, ReadSide, Readers, SpinLock, Tally};
+use mmkit_vmemmap::{SpaceUsage, TailSlot, Usage, Vmemmap, VmemmapEnv, VmemmapSpace};
+
+pub use soft::Soft;
+#[cfg(feature = "pgtable")]
+pub use tables::InTables;
+
+/// Frames of the allocator that are on node 0, from frame 0; those of node 1 begin at [`NODE_1`].
+pub const NODE_FRAMES: u64 = 1 << 20;
+/// The allocator's first frame on node 1.
+pub const NODE_1: u64 = 1 << 30;
+
+/// Counts, and keeps what was reported.
+#[derive(Default)]
+pub struct Log {
+    tally: Tally,
+    pub events: Mutex<Vec<Event>>,
+}
+
+impl Log {
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.tally.get(counter)
+    }
+
+    pub fn take(&self) -> Vec<Event> {
+        std::mem::take(&mut self.events.lock().unwrap())
+    }
+}
+
+impl Events for Log {
+    fn count(&self, counter: Counter, by: u64) {
+        self.tally.count(counter, by);
+    }
+
+    fn report(&self, event: &Event) {
+        self.events.lock().unwrap().push(*event);
+    }
+}
+
+/// The environment of a memory map under test.
+pub struct TestEnv<'a, R = Readers> {
+    frames: Frames<&'a TestFrames, &'a TestFrames>,
+    read_side: R,
+    pub log: Log,
+    slots: Vec<TailSlot>,
+}
+
+impl<'a, R: Default> TestEnv<'a, R> {
+    pub fn new(frames: &'a TestFrames) -> Self {
+        Self::with_slots(frames, 32)
+    }
+
+    pub fn with_slots(frames: &'a TestFrames, slots: usize) -> Self {
+        Self {
+            frames: frames.frames(),
+            read_side: R::default(),
+            log: Log::default(),
+            slots: (0..slots).map(|_| TailSlot::new()).collect(),
+        }
+    }
+}
+
+// SAFETY: the fields never change, and the bundle came from `TestFrames::frames`.
+unsafe impl<'a, R: ReadSide> Env for TestEnv<'a, R> {
+    type Allocator = &'a TestFrames;
+    type Map = &'a TestFrames;
+    type Lock = SpinLock;
+    type Read = R;
+    type Events = Log;
+
+    fn frames(&self) -> &Frames<&'a TestFrames, &'a TestFrames> {
+        &self.frames
+    }
+
+    fn read_side(&self) -> &R {
+        &self.read_side
+    }
+
+    fn events(&self) -> &Log {
+        &self.log
+    }
+}
+
+// SAFETY: the slots are the environment's own, so whoever has them has its frames.
+unsafe impl<R: ReadSide> VmemmapEnv for TestEnv<'_, R> {
+    fn tail_slots(&self) -> &[TailSlot] {
+        &self.slots
+    }
+}
+
+/// A kind of address space that the tests run over.
+pub trait Fixture {
+    type Space<'a>: VmemmapSpace;
+    /// Whether tables cost frames, and the tables of tails are shared.
+    const TABLES: bool;
+
+    fn space(frames: &TestFrames, geometry: Geometry) -> Self::Space<'_>;
+}
+
+/// Pages in a map of the standard library.
+pub struct InSoftware;
+
+impl Fixture for InSoftware {
+    type Space<'a> = Soft<'a>;
+    const TABLES: bool = false;
+
+    fn space(frames: &TestFrames, geometry: Geometry) -> Soft<'_> {
+        Soft::new(frames, geometry.base_shift())
+    }
+}
+
+/// A memory map whose environment the test keeps, to look at it.
+pub type Map<'a, F, R = Readers> = Vmemmap<<F as Fixture>::Space<'a>, &'a TestEnv<'a, R>>;
+pub type SoftMap<'a, R = Readers> = Vmemmap<Soft<'a>, &'a TestEnv<'a, R>>;
+pub type EpochEnv<'a> = TestEnv<'a, Epoch>;
+
+/// Frames of two nodes, of the geometry's size.
+pub fn frames(geometry: &Geometry) -> TestFrames {
+    let config = TestConfig::new().base_shift(geometry.base_shift());
+    TestFrames::new(config.range_of(0, NODE_FRAMES, 0, 0).range_of(NODE_1, NODE_FRAMES, 1, 0))
+}
+
+pub fn map<'a, F: Fixture, R: ReadSide>(
+    geometry: Geometry,
+    frames: &'a TestFrames,
+    env: &'a TestEnv<'a, R>,
+) -> Map<'a, F, R> {
+    Vmemmap::new(geometry, F::space(frames, geometry), env).unwrap()
+}
+
+pub fn order(order: u8) -> Order {
+    Order::new(order).unwrap()
+}
+
+pub fn pfn(number: u64) -> Pfn {
+    Pfn::new(number).unwrap()
+}
+
+pub fn range(start: u64, frames: u64) -> PfnRange {
+    PfnRange::new(pfn(start), frames).unwrap()
+}
+
+pub fn place(node: u16, zone: u8) -> Place {
+    Place::new(NodeId::new(node).unwrap(), ZoneId::new(zone).unwrap())
+}
+
+/// The words that the descriptor of `pfn` has, in a compound of `order` at rest. By division, not by mask.
+pub fn expected(geometry: &Geometry, number: u64, order: Order, place: Place) -> [u64; 8] {
+    if order == Order::ZERO {
+        return Template::base(place).words();
+    }
+    if !number.is_multiple_of(order.frames()) {
+        return Template::tail(order, place).words();
+    }
+    let pages = order.frames() * 64 / geometry.base_bytes();
+    if pages >= 2 { Template::head_of_shared(order, place).words() } else { Template::head(order, place).words() }
+}
+
+/// Checks that every frame of `range` is there, and has the words and the head that it should.
+#[track_caller]
+pub fn assert_content<S: VmemmapSpace, E: VmemmapEnv>(
+    map: &Vmemmap<S, E>,
+    range: PfnRange,
+    order: Order,
+    place: Place,
+) {
+    let reader = map.enter();
+    for pfn in range {
+        let number = pfn.get();
+        let Some(page) = reader.page(pfn) else { panic!("{pfn:?} is absent") };
+        assert_eq!(page.words(), expected(map.geometry(), number, order, place), "{pfn:?}");
+        assert_eq!(page.head().get(), number / order.frames() * order.frames(), "{pfn:?}");
+    }
+}
+
+/// Checks that no frame of `range` is there.
+#[track_caller]
+pub fn assert_absent<S: VmemmapSpace, E: VmemmapEnv>(map: &Vmemmap<S, E>, range: PfnRange) {
+    let reader = map.enter();
+    for pfn in range {
+        assert!(reader.page(pfn).is_none(), "{pfn:?} is there");
+        assert!(!map.is_present(pfn), "{pfn:?} is there");
+    }
+}
+
+/// Checks that what the memory map says it took is what the allocator gave out, and returns it.
+#[track_caller]
+pub fn balance<S: VmemmapSpace, E: VmemmapEnv>(map: &Vmemmap<S, E>, frames: &TestFrames) -> Usage {
+    let usage = map.usage();
+    assert_eq!(usage.total(), frames.outstanding(), "{usage:?}");
+    usage
+}
+
+/// Checks that nothing is left of what was populated. The root of the address space may be.
+#[track_caller]
+pub fn assert_empty<S: VmemmapSpace, E: VmemmapEnv>(
+    map: &Vmemmap<S, E>,
+    frames: &TestFrames,
+    new: SpaceUsage,
+) {
+    let usage = balance(map, frames);
+    assert_eq!(usage, Usage { own: 0, tails: 0, sections: 0, space: new });
+}
+
+/// The memory behind the descriptor of `pfn`, as an address, rounded down to the page.
+pub fn behind<S: VmemmapSpace, E: VmemmapEnv>(map: &Vmemmap<S, E>, pfn: Pfn) -> usize {
+    let _reader = map.enter();
+    let descriptor = map.descriptor(pfn).unwrap_or_else(|| panic!("{pfn:?} is absent"));
+    descriptor.as_ptr() as usize & !(map.geometry().base_bytes() as usize - 1)
+}
+
+/// How many vmemmap pages of `range` stand in memory of their own, and how many of them in memory that others share.
+pub fn own_and_shared<S: VmemmapSpace, E: VmemmapEnv>(map: &Vmemmap<S, E>, range: PfnRange) -> (u64, u64) {
+    let step = map.geometry().descriptors_per_page();
+    let mut seen = std::collections::BTreeMap::<usize, u64>::new();
+    for number in (range.start().get()..range.end()).step_by(step as usize) {
+        *seen.entry(behind(map, pfn(number))).or_default() += 1;
+    }
+    let own = seen.values().filter(|&&count| count == 1).count() as u64;
+    (own, seen.values().filter(|&&count| count > 1).sum())
+}
+
+/// Calls `$name::<Fixture>()` for each kind of address space, as tests of the name.
+#[macro_export]
+macro_rules! over_spaces {
+    ($($(#[$meta:meta])* $name:ident;)*) => {
+        mod in_software {
+            $($(#[$meta])* #[test] fn $name() { super::$name::<super::common::InSoftware>(); })*
+        }
+        #[cfg(feature = "pgtable")]
+        mod in_tables {
+            $($(#[$meta])* #[test] fn $name() { super::$name::<super::common::InTables>(); })*
+        }
+    };
+}

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! An address space that holds its callers to the contract.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use mmkit_addr::{DESCRIPTOR_BYTES, NodeId, Order, Pfn};
+use mmkit_frame::test_util::TestFrames;
+use mmkit_page::Page;
+use mmkit_vmemmap::{Backing, MapError, SpaceUsage, TailRun, Unmapped, VmemmapSpace};
+
+/// What stands behind one page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Behind {
+    Own(Pfn),
+    /// Frame of the run, run.
+    Tail(Pfn, TailRun),
+}
+
+impl Behind {
+    fn frame(self) -> Pfn {
+        match self {
+            Self::Own(frame) | Self::Tail(frame, _) => frame,
+        }
+    }
+}
+
+#[derive(Default)]
+struct State {
+    pages: BTreeMap<u64, Behind>,
+    /// Frames that were unmapped and wait for their flush.
+    stale: BTreeSet<Pfn>,
+    /// The bytes of each tail frame when it was first mapped.
+    tails: BTreeMap<Pfn, (Vec<u64>, u64)>,
+    flushes: u64,
+    maps: u64,
+    unmaps: u64,
+    fail_map: Option<u64>,
+    fail_unmap: Option<u64>,
+}
+
+/// An address space in a map of the standard library. Its pages are frames of a test allocator.
+///
+/// It panics where a caller maps a page twice, unmaps one that is not mapped, maps a frame that waits for a flush, stands
+/// behind two pages of their own, or holds no tails where it should; and when it finds that a shared tail was written.
+pub struct Soft<'a> {
+    frames: &'a TestFrames,
+    base_shift: u32,
+    tail_order: Order,
+    state: Mutex<State>,
+}
+
+impl<'a> Soft<'a> {
+    pub fn new(frames: &'a TestFrames, base_shift: u32) -> Self {
+        Self::with_tail_order(frames, base_shift, Order::ZERO)
+    }
+
+    /// A space that maps tails in runs of frames.
+    pub fn with_tail_order(frames: &'a TestFrames, base_shift: u32, tail_order: Order) -> Self {
+        Self { frames, base_shift, tail_order, state: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the `k`-th map from now on fail, once.
+    pub fn fail_map(&self, k: u64) {
+        self.lock().fail_map = Some(k);
+    }
+
+    /// Makes the `k`-th unmap from now on fail, once.
+    pub fn fail_unmap(&self, k: u64) {
+        self.lock().fail_unmap = Some(k);
+    }
+
+    /// Ends failures; says whether one is still to come.
+    pub fn heal(&self) -> bool {
+        let mut state = self.lock();
+        state.fail_map.take().is_some() | state.fail_unmap.take().is_some()
+    }
+
+    pub fn flushes(&self) -> u64 {
+        self.lock().flushes
+    }
+
+    pub fn maps(&self) -> u64 {
+        self.lock().maps
+    }
+
+    pub fn unmaps(&self) -> u64 {
+        self.lock().unmaps
+    }
+
+    /// All pages, to compare with later.
+    pub fn pages(&self) -> BTreeMap<u64, Behind> {
+        self.lock().pages.clone()
+    }
+
+    /// Frames that were unmapped and not flushed.
+    pub fn stale(&self) -> usize {
+        self.lock().stale.len()
+    }
+
+    /// Panics where a tail that is mapped is not what it was when it was mapped.
+    #[track_caller]
+    pub fn check_tails(&self) {
+        let state = self.lock();
+        for (&frame, (words, _)) in &state.tails {
+            assert_eq!(&self.words(frame), words, "the shared tail in {frame:?} was written");
+        }
+    }
+
+    fn words(&self, frame: Pfn) -> Vec<u64> {
+        // SAFETY: the frame holds tails, is out, and is only read since.
+        let words = unsafe { self.frames.frames() .words(frame).map(|words| {
+            words.iter().map(|word| word.load(core::sync::atomic::Ordering::Relaxed)).collect()
+        }) };
+        words.unwrap_or_else(|| panic!("no memory behind {frame:?}"))
+    }
+
+    fn behind(&self, backing: Backing, start: u64, page: u64) -> Behind {
+        match backing {
+            Backing::Own { first } => Behind::Own(first.checked_add(page - start).unwrap()),
+            Backing::Tails(run) => {
+                let index = page % run.order.frames();
+                Behind::Tail(run.first.checked_add(index).unwrap(), run)
+            }
+        }
+    }
+}
+
+/// Counts down; whether this call is the one.
+fn strikes(left: &mut Option<u64>) -> bool {
+    if let Some(k) = left {
+        *k -= 1;
+        if *k == 0 {
+            *left = None;
+            return true;
+        }
+    }
+    false
+}
+
+// SAFETY: a page leads to the frame that it was mapped to and to nothing else, until it is flushed; tails are not
+// written; errors are decided before anything changes; frames are given out by `flush`, after their pages are gone.
+unsafe impl VmemmapSpace for Soft<'_> {
+    type Unmapped<'s>
+        = SoftUnmapped<'s>
+    where
+        Self: 's;
+
+    fn base_shift(&self) -> u32 {
+        self.base_shift
+    }
+
+    fn tail_frames_order(&self) -> Order {
+        self.tail_order
+    }
+
+    unsafe fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
+        let byte = pfn.get() * DESCRIPTOR_BYTES;
+        let state = self.lock();
+        let frame = state.pages.get(&(byte >> self.base_shift))?.frame();
+        let memory = self.frames.frames().frame(frame)?;
+        let offset = byte & ((1 << self.base_shift) - 1);
+        // SAFETY: the offset lies inside the frame.
+        Some(unsafe { memory.byte_add(offset as usize) }.cast())
+    }
+
+    unsafe fn map(&self, pages: Range<u64>, backing: Backing, _: NodeId) -> Result<(), MapError> {
+        assert!(pages.start < pages.end, "{pages:?} is empty");
+        let mut state = self.lock();
+        state.maps += 1;
+        if strikes(&mut state.fail_map) {
+            return Err(MapError::TooManyMappings { needed: 2, limit: 1 });
+        }
+        for page in pages.clone() {
+            let behind = self.behind(backing, pages.start, page);
+            let frame = behind.frame();
+            assert!(!state.stale.contains(&frame), "{frame:?} is mapped again before its flush");
+            if let Behind::Tail(..) = behind {
+                let words = self.words(frame);
+                let (first, rest) = words.split_at(8);
+                assert!(rest.chunks(8).all(|other| other == first), "{frame:?} holds no identical tails");
+                let known = state.tails.entry(frame).or_insert_with(|| (words.clone(), 0));
+                assert_eq!(known.0, words, "the shared tail in {frame:?} was written");
+                known.1 += 1;
+            } else {
+                let other = state.pages.iter().find(|(_, other)| other.frame() == frame);
+                assert_eq!(other, None, "{frame:?} stands behind two pages");
+            }
+            let before = state.pages.insert(page, behind);
+            assert_eq!(before, None, "page {page:#x} is mapped twice");
+        }
+        Ok(())
+    }
+
+    unsafe fn unmap(&self, pages: Range<u64>) -> Result<SoftUnmapped<'_>, MapError> {
+        assert!(pages.start < pages.end, "{pages:?} is empty");
+        let mut state = self.lock();
+        state.unmaps += 1;
+        if strikes(&mut state.fail_unmap) {
+            return Err(MapError::TryAgain);
+        }
+        let mut taken = Vec::new();
+        for page in pages {
+            let Some(behind) = state.pages.remove(&page) else { panic!("page {page:#x} is not mapped") };
+            let frame = behind.frame();
+            if let Behind::Tail(..) = behind {
+                let words = self.words(frame);
+                let known = state.tails.get_mut(&frame).unwrap();
+                assert_eq!(known.0, words, "the shared tail in {frame:?} was written");
+                known.1 -= 1;
+                if known.1 == 0 {
+                    state.tails.remove(&frame);
+                }
+            } else {
+                state.stale.insert(frame);
+            }
+            taken.push((page, behind));
+        }
+        Ok(SoftUnmapped { space: self, taken })
+    }
+
+    fn usage(&self) -> SpaceUsage {
+        SpaceUsage::default()
+    }
+}
+
+/// Pages that wait for a flush.
+pub struct SoftUnmapped<'s> {
+    space: &'s Soft<'s>,
+    taken: Vec<(u64, Behind)>,
+}
+
+impl Unmapped for SoftUnmapped<'_> {
+    fn flush(self, release: &mut dyn FnMut(u64, Backing)) {
+        {
+            let mut state = self.space.lock();
+            state.flushes += 1;
+            for (_, behind) in &self.taken {
+                state.stale.remove(&behind.frame());
+            }
+        }
+        // The lock is not held any more: the callback gives frames back.
+        for &(_, behind) in &self.taken {
+            match behind {
+                Behind::Own(first) => release(1, Backing::Own { first }),
+                Behind::Tail(_, run) => release(1, Backing::Tails(run)),
+            }
+        }
+    }
+}
