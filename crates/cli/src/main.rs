@@ -2,6 +2,8 @@
 //! The `mmkit` command: what page metadata costs, reckoned for any architecture and built for real on this machine.
 
 mod args;
+#[cfg(all(target_os = "linux", target_pointer_width = "64", not(mmkit_loom)))]
+mod demo;
 mod failure;
 mod machine;
 mod output;
@@ -24,5 +26,9 @@ fn run(args: Args) -> Result<(), Failure> {
     match args.command {
         None => output::print(&args::help()),
         Some(Command::Plan(args)) => plan::run(&args),
+        #[cfg(all(target_os = "linux", target_pointer_width = "64", not(mmkit_loom)))]
+        Some(Command::Demo(args)) => demo::run(&args),
+        #[cfg(all(target_os = "linux", target_pointer_width = "64", not(mmkit_loom)))]
+        Some(Command::TailWrite) => demo::write_to_a_tail(),
     }
 }

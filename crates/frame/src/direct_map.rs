@@ -36,10 +36,12 @@ pub unsafe trait DirectMap {
 
 // SAFETY: every call is passed on unchanged, so each clause holds for `&T` because it holds for `T`.
 unsafe impl<T: DirectMap + ?Sized> DirectMap for &T {
+    #[inline]
     fn base_shift(&self) -> u32 {
         (**self).base_shift()
     }
 
+    #[inline]
     fn frame(&self, pfn: Pfn) -> Option<NonNull<u8>> {
         (**self).frame(pfn)
     }

@@ -38,27 +38,32 @@ impl<A: FrameAllocator, D: DirectMap> Frames<A, D> {
     }
 
     /// The allocator.
+    #[inline]
     pub const fn allocator(&self) -> &A {
         &self.allocator
     }
 
     /// The direct map.
+    #[inline]
     pub const fn map(&self) -> &D {
         &self.map
     }
 
     /// log2 of the bytes of a frame: 12, 14 or 16.
+    #[inline]
     pub fn base_shift(&self) -> u32 {
         self.map.base_shift()
     }
 
     /// Bytes of a frame.
+    #[inline]
     pub fn frame_bytes(&self) -> usize {
         1 << self.base_shift()
     }
 
     /// The first byte of the frame, or `None` where the map has no such frame; never `None` for a frame that the
     /// allocator handed out. The pointer is good for [`frame_bytes`](Self::frame_bytes) bytes.
+    #[inline]
     pub fn frame(&self, pfn: Pfn) -> Option<NonNull<u8>> {
         self.map.frame(pfn)
     }
@@ -71,6 +76,7 @@ impl<A: FrameAllocator, D: DirectMap> Frames<A, D> {
     ///
     /// * the frame is owned by the caller, or by somebody who lets the caller access it, and is not given back;
     /// * everybody else who accesses it does so through atomics of 8 bytes, or only reads while nobody writes.
+    #[inline]
     pub unsafe fn words(&self, pfn: Pfn) -> Option<&[Word]> {
         let start = self.map.frame(pfn)?.cast::<Word>();
         // SAFETY: by the contract of `DirectMap` the frame is aligned to, and valid and initialised for, so many bytes

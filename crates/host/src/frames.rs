@@ -139,10 +139,12 @@ unsafe impl FrameAllocator for HostFrames {
 // address that does not change; the file cannot shrink, as it is sealed; its pages are initialised, with zeros at
 // first; the page size is 4, 16 or 64 KiB, checked when the memory was made.
 unsafe impl DirectMap for HostFrames {
+    #[inline]
     fn base_shift(&self) -> u32 {
         self.0.memory.shift()
     }
 
+    #[inline]
     fn frame(&self, pfn: Pfn) -> Option<NonNull<u8>> {
         self.0.memory.frame(pfn.get())
     }

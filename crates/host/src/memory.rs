@@ -69,6 +69,7 @@ impl Memory {
         self.frames
     }
 
+    #[inline]
     pub(crate) fn shift(&self) -> u32 {
         self.shift
     }
@@ -97,6 +98,7 @@ impl Memory {
     }
 
     /// The first byte of a frame.
+    #[inline]
     pub(crate) fn frame(&self, frame: u64) -> Option<NonNull<u8>> {
         if frame >= self.frames {
             return None;

@@ -33,7 +33,8 @@ use crate::{HostError, HostFrames, MappingBudget};
 /// some system calls before it does anything (the rest of the process has used up the mappings, say). Then those made
 /// already are taken back. If even that is refused, they stay mapped, invisible, and count as mappings until something
 /// else is mapped there. Out of memory half way, the kernel may leave addresses unmapped; they are reserved anew, or
-/// never used again if another thread was given them first. What happened is read from `/proc/self/maps`.
+/// never used again if another thread was given them first. What happened is read from `/proc/self/maps`; where that
+/// cannot be read, the worst is assumed.
 ///
 /// Cost: a lock for each call that changes mappings; one system call for each mapping made, one for each range unmapped.
 /// `descriptor` takes no lock: it is arithmetic and a comparison. Source: ours. (Linux: `vmemmap`, the kernel's range of
@@ -282,9 +283,13 @@ unsafe impl VmemmapSpace for HostSpace {
             if self.window.holds(&extents.pieces(pages.clone())) {
                 return Err(os(errno));
             }
-            // The old mapping is gone, which was the point; what is left to settle is whose the addresses are.
-            let stand = self.window.fill(&vacant).is_err().then_some(Stand::Lost);
-            extents.set(pages.clone(), stand);
+            // Nothing at all is mapped there any more, which was the point, if it can be reserved anew. Otherwise
+            // nobody knows what is: the frames leak.
+            if self.window.fill(&vacant).is_err() {
+                extents.set(pages, Some(Stand::Lost));
+                return Err(os(errno));
+            }
+            extents.set(pages, None);
         } else {
             extents.apply(change);
         }

@@ -5,11 +5,11 @@
 mod common;
 
 use common::*;
-use mmkit_addr::{Order, Pfn};
+use mmkit_addr::{Order, Pfn, PfnRange};
 use mmkit_frame::{DirectMap, FrameAllocator, Request};
 use mmkit_host::{HostError, HostFrames, HostSpace, MappingBudget};
 use mmkit_page::{Place, Template};
-use mmkit_vmemmap::{Backing, MapError, SpaceUsage, TailRun, VmemmapSpace};
+use mmkit_vmemmap::{Backing, MapError, SpaceUsage, TailRun, Vmemmap, VmemmapSpace};
 
 const PAGES: u64 = 64;
 
@@ -307,4 +307,30 @@ fn frames_live_as_long_as_a_space_over_them() {
     map(&space, 0..1, own(first)).unwrap();
     drop(frames);
     assert_eq!(first_word(&space, 0), Some(77));
+}
+
+#[test]
+fn a_memory_map_that_needs_too_many_mappings_is_not_begun_half_way() {
+    let Some((frames, _)) = host(1, 0) else { return };
+    let (size, geometry) = (compound_order(&frames), geometry(&frames));
+    let range = PfnRange::new(Pfn::ZERO, geometry.frames_per_section()).unwrap();
+    let compounds = range.frames() / size.frames();
+    // Two for each compound are needed, and the last one is missing.
+    for (limit, fits) in [(2 * compounds, true), (2 * compounds - 1, false), (1, false), (0, false)] {
+        let space =
+            HostSpace::new(&frames, range.end(), order(3), MappingBudget { limit, others: 0 }).unwrap();
+        let vmemmap = Vmemmap::new(geometry, space, HostEnv::new(&frames)).unwrap();
+        let built = vmemmap.populate(range, size, Place::default());
+        assert_eq!(built.is_ok(), fits, "{limit} mappings for {compounds} compounds: {built:?}");
+        if fits {
+            assert_eq!(vmemmap.space().mappings(), limit);
+            assert_eq!(frames.resident_bytes(), vmemmap.usage().total() << frames.base_shift());
+            vmemmap.remove(range).unwrap();
+        }
+        assert_eq!(vmemmap.space().mappings(), 1);
+        assert_eq!(vmemmap.usage().own, 0);
+        assert_eq!(frames.resident_bytes(), vmemmap.usage().total() << frames.base_shift());
+        drop(vmemmap);
+        assert_eq!((frames.allocated(), frames.resident_bytes(), frames.bad_frees()), (0, 0, 0));
+    }
 }

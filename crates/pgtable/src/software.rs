@@ -89,3 +89,35 @@ unsafe impl Entry for Software {
         }
     }
 }
+
+#[cfg(all(test, not(mmkit_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_slot_comes_back() {
+        for number in 0..=Level::MAX.get() {
+            let level = Level::new(number).unwrap();
+            for frame in [0, 1, 0x1234_5678_9abc, (1 << 48) - 1] {
+                let pfn = Pfn::new(frame).unwrap();
+                let leaves = (0..16).map(|bits| Target::Leaf { pfn, prot: Prot::from_bits_retain(bits) });
+                for target in leaves.chain([Target::Table { pfn }, Target::Shared { pfn }]) {
+                    for slot in [Slot::Present(target), Slot::Pending(target, 0), Slot::Pending(target, 255)]
+                    {
+                        match Software::encode(slot, level) {
+                            Ok(raw) => assert_eq!(Software::decode(raw, level), slot),
+                            Err(error) => {
+                                assert_eq!(error, EncodeError::NoTable { level });
+                                assert!(number == 0 && !matches!(target, Target::Leaf { .. }));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        assert_eq!(Software::decode(0, Level::LAST), Slot::Empty);
+        let pfn = Pfn::new(1 << 48).unwrap();
+        let error = Software::encode(Slot::Present(Target::Table { pfn }), Level::MAX);
+        assert_eq!(error, Err(EncodeError::FrameTooHigh { pfn, max: MAX_FRAME }));
+    }
+}

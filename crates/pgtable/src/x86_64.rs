@@ -150,3 +150,99 @@ unsafe impl Entry for X86_64 {
         }
     }
 }
+
+#[cfg(all(test, not(mmkit_loom)))]
+mod tests {
+    use super::*;
+
+    const L0: Level = Level::LAST;
+
+    fn level(number: u8) -> Level {
+        Level::new(number).unwrap()
+    }
+
+    fn leaf(frame: u64, prot: Prot) -> Target {
+        Target::Leaf { pfn: Pfn::new(frame).unwrap(), prot }
+    }
+
+    fn table(frame: u64) -> Target {
+        Target::Table { pfn: Pfn::new(frame).unwrap() }
+    }
+
+    fn raw(target: Target, level: Level) -> u64 {
+        X86_64::encode(Slot::Present(target), level).unwrap()
+    }
+
+    #[test]
+    fn present_entries_bit_by_bit() {
+        assert_eq!(raw(leaf(0, Prot::READ), L0), 1 << 63 | 1 << 5 | 1);
+        assert_eq!(raw(leaf(0, Prot::WRITE), L0), 1 << 63 | 1 << 6 | 1 << 5 | 1 << 1 | 1);
+        assert_eq!(raw(leaf(0, Prot::EXEC), L0), 1 << 5 | 1);
+        assert_eq!(raw(leaf(0, Prot::EXEC | Prot::USER), L0), 1 << 5 | 1 << 2 | 1);
+        assert_eq!(raw(leaf(0, Prot::EXEC | Prot::GLOBAL), L0), 1 << 8 | 1 << 5 | 1);
+        assert_eq!(raw(leaf(0x12345, Prot::EXEC), L0), 0x12345 << 12 | 1 << 5 | 1);
+        assert_eq!(raw(leaf((1 << 40) - 1, Prot::EXEC), L0), 0x000f_ffff_ffff_f000 | 1 << 5 | 1);
+        // The page-size bit, above the last level only: there it would choose a memory type.
+        assert_eq!(raw(leaf(512, Prot::EXEC), level(1)), 512 << 12 | 1 << 7 | 1 << 5 | 1);
+        assert_eq!(raw(leaf(1 << 18, Prot::EXEC), level(2)), 1 << 30 | 1 << 7 | 1 << 5 | 1);
+        // Tables restrict nothing, so that each leaf decides: present, write, user, accessed.
+        assert_eq!(raw(table(3), level(1)), 3 << 12 | 1 << 5 | 1 << 2 | 1 << 1 | 1);
+        let shared = Target::Shared { pfn: Pfn::new(3).unwrap() };
+        assert_eq!(raw(shared, level(1)), 3 << 12 | 1 << 9 | 1 << 5 | 1 << 2 | 1 << 1 | 1);
+    }
+
+    #[test]
+    fn pending_entries_are_absent_and_lead_nowhere() {
+        let present = raw(leaf(0x12345, Prot::WRITE), L0);
+        let pending = X86_64::encode(Slot::Pending(leaf(0x12345, Prot::WRITE), 0xa5), L0).unwrap();
+        assert_eq!(pending & 1, 0);
+        assert_eq!(pending & FRAME, !(0x12345 << 12) & FRAME);
+        assert_eq!(pending >> 52 & 0xff, 0xa5);
+        assert_eq!((pending ^ FRAME) & !(0xff << 52), (present & !1) | 1 << 10);
+    }
+
+    #[test]
+    fn every_slot_comes_back() {
+        let frames = [0, 1, 0x12345, 1 << 39, (1 << 40) - 1];
+        for number in 0..5 {
+            let level = level(number);
+            for frame in frames {
+                let pfn = Pfn::new(frame).unwrap();
+                let leaves = (0..=Prot::all().bits()).map(|bits| leaf(frame, Prot::from_bits_retain(bits)));
+                let targets = leaves.chain([Target::Table { pfn }, Target::Shared { pfn }]);
+                for target in targets {
+                    let sayable = match target {
+                        Target::Leaf { .. } => number <= 2,
+                        _ => number > 0,
+                    };
+                    for slot in [Slot::Present(target), Slot::Pending(target, 0), Slot::Pending(target, 255)]
+                    {
+                        let raw = X86_64::encode(slot, level);
+                        assert_eq!(raw.is_ok(), sayable, "{slot:?} at {level:?}");
+                        let Ok(raw) = raw else { continue };
+                        assert_eq!(X86_64::decode(raw, level), slot);
+                        if matches!(slot, Slot::Present(_)) {
+                            // What a processor may set by itself.
+                            assert_eq!(X86_64::decode(raw | ACCESSED | DIRTY, level), slot);
+                        }
+                    }
+                }
+            }
+            assert_eq!(X86_64::encode(Slot::Empty, level), Ok(0));
+            assert_eq!(X86_64::decode(0, level), Slot::Empty);
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let pfn = Pfn::new(1 << 40).unwrap();
+        let error = X86_64::encode(Slot::Present(Target::Table { pfn }), level(1));
+        assert_eq!(error, Err(EncodeError::FrameTooHigh { pfn, max: MAX_FRAME }));
+        assert!(X86_64::supports(&Geometry::X86_64) && X86_64::supports(&Geometry::X86_64_LA57));
+        let others = Geometry::ALL.iter().filter(|geometry| !geometry.name().starts_with("x86"));
+        let alike: std::vec::Vec<_> =
+            others.filter(|other| X86_64::supports(other)).map(Geometry::name).collect();
+        // Same widths and leaves as x86-64: the tables' shape is all that can be seen.
+        assert_eq!(alike, ["arm64-4k", "riscv64-sv48", "loongarch64-4k"]);
+    }
+}

@@ -331,7 +331,7 @@ fn a_second_table_over_the_first_is_caught() {
 
 fn unmap_against_unmap() {
     race_bounded(
-        Some(4),
+        Some(3),
         || {
             let world = mapped();
             world.map(1);
@@ -348,7 +348,7 @@ fn unmap_against_unmap() {
 }
 
 #[test]
-fn two_that_empty_the_same_table_free_it_once_2_threads_2_preemptions() {
+fn two_that_empty_the_same_table_free_it_once_2_threads_3_preemptions() {
     unmap_against_unmap();
 }
 

@@ -33,19 +33,23 @@ impl Shape {
     }
 
     /// Subsections of a section.
+    #[inline]
     pub(crate) const fn subsections(self) -> u32 {
         1 << (self.section - self.subsection)
     }
 
     /// Words of one bitmap of an entry.
+    #[inline]
     const fn bitmap_words(self) -> usize {
         self.subsections().div_ceil(64) as usize
     }
 
+    #[inline]
     pub(crate) const fn section_of(self, pfn: Pfn) -> u64 {
         pfn.get() >> self.section
     }
 
+    #[inline]
     pub(crate) const fn subsection_of(self, pfn: Pfn) -> u32 {
         (pfn.get() >> self.subsection) as u32 & (self.subsections() - 1)
     }
@@ -84,6 +88,7 @@ pub(crate) struct Section<'a> {
 }
 
 impl<'a> Section<'a> {
+    #[inline]
     pub(crate) fn new(words: &'a [Word], shape: Shape) -> Self {
         Self { words, shape }
     }

@@ -25,14 +25,17 @@ impl Link {
         Self((pfn.get() + 1) << 8 | (height as u64) << 1 | 1)
     }
 
+    #[inline]
     fn pfn(self) -> Option<Pfn> {
         Pfn::new((self.0 >> 8).checked_sub(1)?)
     }
 
+    #[inline]
     const fn is_live(self) -> bool {
         self.0 & 1 != 0
     }
 
+    #[inline]
     const fn height(self) -> u32 {
         (self.0 >> 1) as u32 & 0x7f
     }
@@ -74,6 +77,7 @@ impl Sections {
         Self { root: AtomicU64::new(Link::NONE.0), shape }
     }
 
+    #[inline]
     fn root(&self) -> Link {
         // Acquire: pairs with the Release of `set_root`: the node's words are seen.
         Link(self.root.load(Ordering::Acquire))
@@ -84,11 +88,13 @@ impl Sections {
         self.root.store(root.0, Ordering::Release);
     }
 
+    #[inline]
     fn leaf_shift(&self) -> u32 {
         self.shape.frame_words - self.shape.entry_words
     }
 
     /// The index, in a node of `height`, of the link that leads to `section`; beyond the node where it is too high.
+    #[inline]
     fn index(&self, section: u64, height: u32) -> u64 {
         match height.checked_sub(1) {
             None => section,
@@ -110,12 +116,14 @@ impl Sections {
     }
 
     /// The words of a node.
+    #[inline]
     fn node<'f, A: FrameAllocator, D: DirectMap>(frames: &'f Frames<A, D>, node: Link) -> Option<&'f [Word]> {
         // SAFETY: nodes are frames that this table took and gives back only when no lookup can be in them: after a
         // grace period, or while the table is borrowed exclusively. They are accessed as words only.
         unsafe { frames.words(node.pfn()?) }
     }
 
+    #[inline]
     fn slot<'f, A: FrameAllocator, D: DirectMap>(
         &self,
         frames: &'f Frames<A, D>,
@@ -153,6 +161,7 @@ impl Sections {
     }
 
     /// Whether `section` does not fit a tree of `height`.
+    #[inline]
     fn height_for_exceeds(&self, section: u64, height: u32) -> bool {
         let capacity = self.leaf_shift() + height * self.shape.frame_words;
         capacity < u64::BITS && section >> capacity != 0

@@ -51,11 +51,12 @@ pub struct SpaceUsage {
 ///
 /// # Safety
 ///
-/// * After `map(pages, Own { first })` returned `Ok`, `descriptor` of a frame whose descriptor lies in page
-///   `pages.start + i` points into the frame `first + i`, readable and writable, until the [`Unmapped`](Self::Unmapped)
-///   of that page is flushed.
+/// * After `map(pages, Own { first })` returned `Ok`, and until `unmap`, `descriptor` of a frame whose descriptor lies in
+///   page `pages.start + i` points into the frame `first + i`, readable and writable.
 /// * After `map(pages, Tails(run))` returned `Ok`, the same holds for reading, and the bytes are those of some frame
 ///   of `run`. The space never writes them.
+/// * Between `unmap` and the flush of its [`Unmapped`](Self::Unmapped) the frames may still be reached, through
+///   translations that processors remember.
 /// * An error changes nothing that a caller can see: neither mappings nor what was taken from the allocator.
 /// * Frames handed to the callback of [`Unmapped::flush`] are not reachable through the space any more.
 /// * [`tail_frames_order`](Self::tail_frames_order) and [`base_shift`](Self::base_shift) never change.

@@ -54,7 +54,9 @@ impl Cost {
         let flat = unit.frames() * mmkit_addr::DESCRIPTOR_BYTES;
         let shared = geometry.compound(piece.order).filter(|compound| compound.is_optimisable());
         let (own, mappings, once) = match shared {
-            Some(compound) => (page << (unit.get() - piece.order.get()), mappings_per_compound(compound, tails), 0),
+            Some(compound) => {
+                (page << (unit.get() - piece.order.get()), mappings_per_compound(compound, tails), 0)
+            }
             None => (flat, 0, 1),
         };
         // Eight bytes for each page that is mapped, in the space; and for each that is in memory, in the direct map.
@@ -86,7 +88,8 @@ impl Need {
         let mut kinds = Vec::new();
         for piece in &layout.pieces {
             let cost = Cost::new(geometry, piece, tails);
-            need.mappings = need.mappings.saturating_add(cost.mappings.saturating_mul(cost.units(piece)) + cost.once);
+            need.mappings =
+                need.mappings.saturating_add(cost.mappings.saturating_mul(cost.units(piece)) + cost.once);
             need.memory = need.memory.saturating_add(cost.bytes.saturating_mul(cost.units(piece)));
             if cost.mappings > 0 && !kinds.contains(&piece.order) {
                 kinds.push(piece.order);
@@ -106,7 +109,11 @@ impl Need {
         let lengths = (0..=pages.ilog2() as u8).filter_map(Order::new);
         let over = |need: &Self| need.mappings.saturating_sub(mappings);
         let needs = lengths.map(|tails| Self::new(geometry, layout, tails));
-        needs.min_by_key(|need| (over(need), need.memory)).unwrap_or(Self { tails: Order::ZERO, mappings: 1, memory: 0 })
+        needs.min_by_key(|need| (over(need), need.memory)).unwrap_or(Self {
+            tails: Order::ZERO,
+            mappings: 1,
+            memory: 0,
+        })
     }
 }
 
@@ -133,7 +140,13 @@ impl Split {
 }
 
 /// The lower part of the layout that takes no more than so much, and the rest.
-fn cut(geometry: &Geometry, layout: &Layout, tails: Order, mut memory: u64, mut mappings: u64) -> (Layout, Layout) {
+fn cut(
+    geometry: &Geometry,
+    layout: &Layout,
+    tails: Order,
+    mut memory: u64,
+    mut mappings: u64,
+) -> (Layout, Layout) {
     let (mut below, mut above) = (Layout::default(), Layout::default());
     for piece in &layout.pieces {
         let cost = Cost::new(geometry, piece, tails);
@@ -151,7 +164,8 @@ fn cut(geometry: &Geometry, layout: &Layout, tails: Order, mut memory: u64, mut 
         let start = piece.range.start();
         let part = PfnRange::new(start, frames).filter(|part| !part.is_empty());
         below.pieces.extend(part.map(|range| Piece { range, ..*piece }));
-        let rest = Pfn::new(start.get() + frames).and_then(|rest| PfnRange::new(rest, piece.range.frames() - frames));
+        let rest = Pfn::new(start.get() + frames)
+            .and_then(|rest| PfnRange::new(rest, piece.range.frames() - frames));
         above.pieces.extend(rest.filter(|rest| !rest.is_empty()).map(|range| Piece { range, ..*piece }));
     }
     (below, above)

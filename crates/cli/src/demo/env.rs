@@ -2,24 +2,24 @@
 //! What the demo's memory maps are put together from.
 
 use mmkit_addr::Order;
-use mmkit_frame::Frames;
+use mmkit_frame::{Env, Frames};
 use mmkit_host::HostFrames;
 use mmkit_sync::{Immovable, SpinLock};
-use mmkit_vmemmap::TailSlot;
+use mmkit_vmemmap::WithTailSlots;
 
 /// A kind of tails for every order: all of the demo's memory is one node and one zone.
 const SLOTS: usize = Order::MAX.get() as usize + 1;
 
-/// This process's own frames; a read side that costs nothing, since no descriptor goes away before its memory map does.
-pub(super) struct Env {
-    frames: Frames<HostFrames, HostFrames>,
-    slots: [TailSlot; SLOTS],
-}
+/// The environment of a memory map in this process.
+pub(super) type DemoEnv = WithTailSlots<HostEnv, SLOTS>;
 
-impl Env {
-    pub(super) fn new(frames: &HostFrames) -> Self {
-        Self { frames: bundle(frames), slots: [const { TailSlot::new() }; SLOTS] }
-    }
+/// This process's own frames; a read side that costs nothing, since no descriptor goes away before its memory map does.
+#[derive(Debug)]
+pub(super) struct HostEnv(Frames<HostFrames, HostFrames>);
+
+/// The environment of one memory map over `frames`.
+pub(super) fn env(frames: &HostFrames) -> DemoEnv {
+    WithTailSlots::new(HostEnv(bundle(frames)))
 }
 
 /// An allocator and its own direct map.
@@ -29,9 +29,9 @@ pub(super) fn bundle(frames: &HostFrames) -> Frames<HostFrames, HostFrames> {
     unsafe { Frames::new(frames.clone(), frames.clone()) }
 }
 
-// SAFETY: every method returns a field, or a value without state, that is never exchanged. The slots belong to this
-// environment alone, and so to its frames.
-unsafe impl mmkit_vmemmap::Env for Env {
+// SAFETY: every method returns the field, which is never exchanged, or a value without state; the frames came from
+// `Frames::new`.
+unsafe impl Env for HostEnv {
     type Allocator = HostFrames;
     type Map = HostFrames;
     type Read = Immovable;
@@ -39,7 +39,7 @@ unsafe impl mmkit_vmemmap::Env for Env {
     type Events = ();
 
     fn frames(&self) -> &Frames<HostFrames, HostFrames> {
-        &self.frames
+        &self.0
     }
 
     fn read_side(&self) -> &Immovable {
@@ -48,9 +48,5 @@ unsafe impl mmkit_vmemmap::Env for Env {
 
     fn events(&self) -> &() {
         &()
-    }
-
-    fn tail_slots(&self) -> &[TailSlot] {
-        &self.slots
     }
 }

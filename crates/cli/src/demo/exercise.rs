@@ -8,10 +8,10 @@ use mmkit_page::{MemMap, Place};
 use mmkit_vmemmap::{Vmemmap, VmemmapSpace};
 
 use super::check::{self, Tally};
-use super::env::Env;
+use super::env::DemoEnv;
 use super::layout::{Layout, Piece};
+use super::progress::Progress;
 use crate::failure::Failure;
-use crate::progress::Progress;
 
 /// Frames between two looks at the clock.
 const SLICE: u64 = 1 << 18;
@@ -35,7 +35,7 @@ pub(super) struct Outcome {
 /// `between` is called once everything has been read through the mapping: then all page tables that will ever be there
 /// are there.
 pub(super) fn exercise<S: VmemmapSpace>(
-    map: &Vmemmap<S, Env>,
+    map: &Vmemmap<S, DemoEnv>,
     layout: &Layout,
     what: String,
     between: impl FnOnce(),
@@ -89,7 +89,7 @@ fn slices(layout: &Layout) -> impl Iterator<Item = Piece> {
 }
 
 /// Hands every block out, takes a second reference through its last frame, and gives both back.
-fn references<S: VmemmapSpace>(map: &Vmemmap<S, Env>, geometry: &Geometry, piece: &Piece) -> Tally {
+fn references<S: VmemmapSpace>(map: &Vmemmap<S, DemoEnv>, geometry: &Geometry, piece: &Piece) -> Tally {
     let mut tally = Tally::default();
     let order = piece.order;
     for head in heads(piece.range, order) {

@@ -81,7 +81,9 @@ impl Piece {
     pub(super) fn slices(&self, frames: u64, unit: Order) -> impl Iterator<Item = PfnRange> {
         let step = frames.max(unit.frames()).max(self.order.frames());
         let (start, end) = (self.range.start().get(), self.range.end());
-        (start..end).step_by(step as usize).filter_map(move |at| PfnRange::new(Pfn::new(at)?, step.min(end - at)))
+        (start..end)
+            .step_by(step as usize)
+            .filter_map(move |at| PfnRange::new(Pfn::new(at)?, step.min(end - at)))
     }
 }
 
@@ -91,7 +93,10 @@ fn one_order_by_section(geometry: &Geometry, blocks: Vec<Piece>) -> Vec<Piece> {
     let section = |piece: &Piece| geometry.section_of(piece.range.start());
     let mut smallest = BTreeMap::new();
     for piece in blocks.iter().filter(|piece| shares(piece)) {
-        smallest.entry(section(piece)).and_modify(|order: &mut Order| *order = piece.order.min(*order)).or_insert(piece.order);
+        smallest
+            .entry(section(piece))
+            .and_modify(|order: &mut Order| *order = piece.order.min(*order))
+            .or_insert(piece.order);
     }
     let order = |piece: &Piece| match smallest.get(&section(piece)) {
         Some(&order) if shares(piece) => order,
@@ -127,7 +132,10 @@ mod tests {
     fn layout(memory: &[(u64, u64)], max: u8) -> Vec<(u64, u64, u8)> {
         let memory: Vec<_> = memory.iter().copied().map(range).collect();
         let layout = Layout::new(&Geometry::X86_64, &memory, Order::new(max).unwrap());
-        assert_eq!(layout.frames(), layout.pieces.iter().map(|piece| piece.blocks() << piece.order.get()).sum());
+        assert_eq!(
+            layout.frames(),
+            layout.pieces.iter().map(|piece| piece.blocks() << piece.order.get()).sum::<u64>()
+        );
         let shown = |piece: &Piece| (piece.range.start().get(), piece.range.end(), piece.order.get());
         layout.pieces.iter().map(shown).collect()
     }
@@ -155,10 +163,7 @@ mod tests {
                 (0x10_0000, 0x64_0000, 18),
             ]
         );
-        assert_eq!(
-            layout(&memory, 9),
-            [(0, 0x200, 0), (0x200, 0xc_0000, 9), (0x10_0000, 0x64_0000, 9)]
-        );
+        assert_eq!(layout(&memory, 9), [(0, 0x200, 0), (0x200, 0xc_0000, 9), (0x10_0000, 0x64_0000, 9)]);
         assert_eq!(layout(&memory, 0), [(0, 0xc_0000, 0), (0x10_0000, 0x64_0000, 0)]);
     }
 

@@ -3,7 +3,9 @@
 
 use serde::Serialize;
 
-use crate::memory_map::{Range, Source};
+use super::Context;
+use super::memory_map::{Range, Source};
+use crate::failure::Failure;
 
 /// The result of the demo. What was left out or could not be known is `null`.
 #[derive(Debug, Serialize)]
@@ -60,6 +62,8 @@ pub(super) struct Run {
     /// Blocks that were handed out and given back.
     pub(super) references_checked: u64,
     pub(super) references_wrong: u64,
+    /// The first frame at which something was wrong.
+    pub(super) first_wrong: Option<u64>,
     /// Memory (of `memory_bytes`) whose descriptors did not fit for real: in software tables, or only counted.
     pub(super) software_bytes: u64,
     /// What its descriptors take in software tables, tables included.
@@ -69,6 +73,40 @@ pub(super) struct Run {
     /// What its descriptors would take, last-level tables included.
     pub(super) counted_resident_bytes: u64,
     pub(super) seconds: f64,
+}
+
+impl Report {
+    /// Before anything was done.
+    pub(super) fn new(context: &Context) -> Self {
+        Self {
+            arch: context.geometry.name(),
+            memory_map_source: context.memory.source,
+            memory_map: context.memory.ranges.clone(),
+            runs: Vec::new(),
+            tail_write_faulted: None,
+            tail_write_address: None,
+            kernel_memmap_bytes: None,
+            skipped: Vec::new(),
+            seconds: 0.0,
+        }
+    }
+
+    /// An error if anything was not as it must be.
+    pub(super) fn verdict(&self) -> Result<(), Failure> {
+        if let Some(run) = self.runs.iter().find(|run| run.wrong() > 0) {
+            let (page, wrong, first) = (&run.page, run.wrong(), run.first_wrong.unwrap_or(0));
+            return Err(Failure::run(format_args!(
+                "{wrong} checks of {page} pages failed, the first at pfn {first:#x}; that is a bug of mmkit, please \
+                 report it"
+            )));
+        }
+        match self.tail_write_faulted {
+            Some(false) => Err(Failure::run(
+                "a write to a shared tail was not stopped by SIGSEGV; that is a bug of mmkit, please report it",
+            )),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Run {

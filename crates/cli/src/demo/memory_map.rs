@@ -12,15 +12,15 @@ use crate::size::Size;
 
 /// Memory at physical addresses `start..end`, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Range {
-    pub(crate) start: u64,
+pub(super) struct Range {
+    pub(super) start: u64,
     /// One past the last byte.
-    pub(crate) end: u64,
+    pub(super) end: u64,
 }
 
 /// Where a memory map was taken from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub(crate) enum Source {
+pub(super) enum Source {
     /// The machine's own.
     #[serde(rename = "/proc/iomem")]
     Iomem,
@@ -34,19 +34,19 @@ pub(crate) enum Source {
 
 /// Which physical addresses are memory, lowest first. Ranges neither overlap nor touch.
 #[derive(Clone, Debug)]
-pub(crate) struct MemoryMap {
-    pub(crate) source: Source,
-    pub(crate) ranges: Vec<Range>,
+pub(super) struct MemoryMap {
+    pub(super) source: Source,
+    pub(super) ranges: Vec<Range>,
 }
 
 impl MemoryMap {
     /// One range, as large as the command line says.
-    pub(crate) fn given(memory: Size) -> Self {
+    pub(super) fn given(memory: Size) -> Self {
         Self { source: Source::Given, ranges: vec![Range { start: 0, end: memory.0 }] }
     }
 
     /// That of this machine: `/proc/iomem`, or where that tells nothing, `MemTotal` of `/proc/meminfo`.
-    pub(crate) fn of_this_machine() -> Result<Self, Failure> {
+    pub(super) fn of_this_machine() -> Result<Self, Failure> {
         if let Some(ranges) = fs::read_to_string("/proc/iomem").ok().and_then(|text| system_ram(&text)) {
             return Ok(Self { source: Source::Iomem, ranges });
         }
@@ -59,7 +59,7 @@ impl MemoryMap {
     }
 
     /// The whole frames of each range.
-    pub(crate) fn frames(&self, geometry: &Geometry) -> Vec<PfnRange> {
+    pub(super) fn frames(&self, geometry: &Geometry) -> Vec<PfnRange> {
         let shift = geometry.base_shift();
         let whole = |range: &Range| {
             let end = (range.end >> shift).min(geometry.max_frames());
@@ -70,7 +70,7 @@ impl MemoryMap {
     }
 
     /// Bytes of all ranges.
-    pub(crate) fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         self.ranges.iter().map(|range| range.end - range.start).sum()
     }
 }
@@ -82,7 +82,8 @@ fn system_ram(text: &str) -> Option<Vec<Range>> {
     let Iomem(lines) = Iomem::from_buf_read(text.as_bytes()).ok()?;
     let ram = lines.iter().filter(|(_, line)| line.name.starts_with("System RAM"));
     let known = ram.map(|(_, line)| line.address).filter(|&(start, last)| start < last);
-    let mut ranges: Vec<_> = known.map(|(start, last)| Range { start, end: last.saturating_add(1) }).collect();
+    let mut ranges: Vec<_> =
+        known.map(|(start, last)| Range { start, end: last.saturating_add(1) }).collect();
     ranges.sort_unstable_by_key(|range| range.start);
     let mut merged: Vec<Range> = Vec::with_capacity(ranges.len());
     for range in ranges {
@@ -125,7 +126,8 @@ c0001000-eebfffff : PCI Bus 0000:00
         let hidden: String = IOMEM
             .lines()
             .map(|line| {
-                let (indent, name) = (line.len() - line.trim_start().len(), line.split(" : ").nth(1).unwrap());
+                let (indent, name) =
+                    (line.len() - line.trim_start().len(), line.split(" : ").nth(1).unwrap());
                 format!("{:indent$}00000000-00000000 : {name}\n", "")
             })
             .collect();

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `mmkit demo`: the memory map of this machine, built for real and checked, part by part.
+
+mod budget;
+mod build;
+mod check;
+mod env;
+mod exercise;
+mod kernel;
+mod layout;
+mod memory_map;
+mod page;
+mod progress;
+mod report;
+mod tail_write;
+
+use std::time::Instant;
+
+use mmkit_addr::{Geometry, PfnRange};
+
+pub(crate) use page::PageArg;
+pub(crate) use tail_write::child as write_to_a_tail;
+
+use self::memory_map::{MemoryMap, Source};
+use self::page::Page;
+use self::report::Report;
+use crate::args::DemoArgs;
+use crate::failure::Failure;
+use crate::machine;
+use crate::output::{print, print_json};
+use crate::size::{Size, exact, rough};
+
+/// Something that the demo shows. Each takes at most ten seconds on the reference machine.
+pub(crate) struct Part {
+    pub(crate) name: &'static str,
+    pub(crate) about: &'static str,
+    /// Does it, notes it in the report, and tells it to humans.
+    run: fn(&Context, &mut Report) -> Result<String, Failure>,
+}
+
+/// All parts, in their order.
+pub(crate) const PARTS: &[Part] = &[
+    Part { name: "build", about: "build, read, look up, use and tear down descriptors", run: build::run },
+    Part { name: "tail-write", about: "write to a shared tail, in a child process", run: tail_write::run },
+    Part { name: "kernel", about: "what the running kernel spends on descriptors", run: kernel::run },
+];
+
+/// What the parts are told.
+struct Context {
+    geometry: &'static Geometry,
+    memory: MemoryMap,
+    /// The whole frames of the memory.
+    frames: Vec<PfnRange>,
+    /// Lowest order first, as far as the user has not said otherwise.
+    pages: Vec<Page>,
+}
+
+impl Context {
+    fn new(args: &DemoArgs) -> Result<Self, Failure> {
+        let geometry = machine::geometry().ok_or_else(|| {
+            let (arch, page) = (std::env::consts::ARCH, machine::page_bytes());
+            Failure::run(format_args!(
+                "{arch} with base pages of {page} bytes is no machine that is known here; `mmkit plan` works anywhere"
+            ))
+        })?;
+        let pages = page::pages(geometry, &args.pages)?;
+        let memory = match args.memory {
+            Some(memory) => {
+                check(geometry, memory, &pages, !args.pages.is_empty())?;
+                MemoryMap::given(memory)
+            }
+            None => MemoryMap::of_this_machine()?,
+        };
+        let frames = memory.frames(geometry);
+        Ok(Self { geometry, memory, frames, pages })
+    }
+
+    /// Whether the user said how much memory. Then it is built as it is, or not at all.
+    fn is_given(&self) -> bool {
+        self.memory.source == Source::Given
+    }
+}
+
+/// Whether the memory is whole base pages, and whole pages of those sizes that the user asked for.
+fn check(geometry: &Geometry, memory: Size, pages: &[Page], asked: bool) -> Result<(), Failure> {
+    machine::check_memory(geometry, memory)?;
+    machine::check_multiple(memory, Size(geometry.base_bytes()))?;
+    let pages = pages.iter().filter(|_| asked);
+    pages.into_iter().try_for_each(|page| machine::check_multiple(memory, Size(page.bytes)))
+}
+
+/// `mmkit demo`.
+pub(crate) fn run(args: &DemoArgs) -> Result<(), Failure> {
+    let begun = Instant::now();
+    let context = Context::new(args)?;
+    let mut report = Report::new(&context);
+    if !args.json {
+        print(&introduction(&context))?;
+    }
+    for part in
+        PARTS.iter().filter(|part| args.only.is_empty() || args.only.iter().any(|name| name == part.name))
+    {
+        let text = (part.run)(&context, &mut report)?;
+        if !args.json {
+            print(&text)?;
+        }
+    }
+    report.seconds = begun.elapsed().as_secs_f64();
+    if args.json {
+        print_json(&report)?;
+    } else {
+        print(&ending(&report))?;
+    }
+    report.verdict()
+}
+
+fn introduction(context: &Context) -> String {
+    let source = match context.memory.source {
+        Source::Iomem => "this machine's memory, from /proc/iomem",
+        Source::MemTotal => {
+            "this machine's memory, by its size in /proc/meminfo (/proc/iomem does not tell where it is)"
+        }
+        Source::Given => "the memory that --memory says",
+    };
+    let bytes = context.memory.bytes();
+    let mut text = format!("{}: {} on {}\n", source, rough(bytes), context.geometry);
+    for range in &context.memory.ranges {
+        text +=
+            &format!("  {:#014x}..{:#014x}  {}\n", range.start, range.end, exact(range.end - range.start));
+    }
+    text
+}
+
+fn ending(report: &Report) -> String {
+    let mut text = String::new();
+    for skipped in &report.skipped {
+        text += &format!("skipped: {skipped}\n");
+    }
+    text + &format!("{:.1} s in all\n", report.seconds)
+}

@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Random operations against a plain map from page to (frame, what it allows, how it is mapped).
+#![cfg(not(mmkit_loom))]
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::*;
+use mmkit_addr::Geometry;
+use mmkit_frame::test_util::TestFrames;
+use mmkit_pgtable::{Backing, Error, Mapping, Prot, Released, Share, Tables, Walk, X86_64};
+use proptest::prelude::*;
+
+const PAGE: u64 = 4096;
+const PAGES: u64 = 512;
+/// The border of two upper tables, so that every level has one in the window.
+const BASE: u64 = 0xffff_ea00_0000_0000 + (1 << 39) - 4 * PAGES * PAGE;
+/// Eight last-level tables' worth.
+const WINDOW: u64 = 8 * PAGES;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Page {
+    frame: u64,
+    prot: Prot,
+    huge: bool,
+    shared: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    Map { page: u64, pages: u64, frame: u64, write: bool, repeat: bool },
+    MapHuge { block: u64, frame: u64 },
+    Attach { block: u64, blocks: u64 },
+    Unmap { page: u64, pages: u64, cancel: bool },
+    UnmapBlock { block: u64 },
+    Replace { page: u64, right: bool, frame: u64 },
+    Split { page: u64 },
+    Unshare { page: u64 },
+    Protect { page: u64, pages: u64, write: bool },
+}
+
+fn op() -> impl Strategy<Value = (Op, u8)> {
+    let page = || prop_oneof![0..WINDOW, (0..8u64, 0..4u64).prop_map(|(block, page)| block * PAGES + page)];
+    let op = prop_oneof![
+        (page(), prop_oneof![1..8u64, 1..2 * PAGES], 0..1u64 << 20, any::<bool>(), any::<bool>())
+            .prop_map(|(page, pages, frame, write, repeat)| Op::Map { page, pages, frame, write, repeat }),
+        (0..8u64, 0..64u64).prop_map(|(block, frame)| Op::MapHuge { block, frame: frame * PAGES }),
+        (0..8u64, 1..4u64).prop_map(|(block, blocks)| Op::Attach { block, blocks }),
+        (page(), prop_oneof![1..8u64, 1..2 * PAGES], any::<bool>())
+            .prop_map(|(page, pages, cancel)| Op::Unmap { page, pages, cancel }),
+        (0..8u64).prop_map(|block| Op::UnmapBlock { block }),
+        (page(), prop::bool::weighted(0.8), 0..64u64).prop_map(|(page, right, frame)| Op::Replace {
+            page,
+            right,
+            frame: frame * PAGES
+        }),
+        page().prop_map(|page| Op::Split { page }),
+        page().prop_map(|page| Op::Unshare { page }),
+        (page(), 1..PAGES, any::<bool>()).prop_map(|(page, pages, write)| Op::Protect { page, pages, write }),
+    ];
+    // Which allocation fails: mostly none.
+    (op, prop_oneof![4 => Just(0u8), 1 => 1..5u8])
+}
+
+type Model = BTreeMap<u64, Page>;
+
+struct World<'a> {
+    frames: &'a TestFrames,
+    tables: Tables<X86_64, TestEnv<'a>>,
+    share: Share,
+    model: Model,
+}
+
+fn at(page: u64) -> u64 {
+    BASE + page * PAGE
+}
+
+/// Whether every page of the range is mapped, and by what may be cut there.
+fn whole(model: &Model, page: u64, pages: u64, shared: bool) -> bool {
+    let all = (page..page + pages).all(|at| model.get(&at).is_some_and(|it| shared || !it.shared));
+    // A block entry covers an aligned 512 pages: it must be in whole.
+    let cut = |at: u64| at % PAGES != 0 && model.get(&at).is_some_and(|it| it.huge || it.shared);
+    all && !cut(page) && !cut(page + pages)
+}
+
+fn prot(write: bool) -> Prot {
+    if write { RW } else { RO }
+}
+
+impl World<'_> {
+    fn map(&mut self, page: u64, pages: u64, result: Result<(), Error>, with: impl Fn(u64) -> Page) {
+        let free = (page..page + pages).all(|at| !self.model.contains_key(&at));
+        match result {
+            Ok(()) => {
+                assert!(free, "mapped over something");
+                self.model.extend((page..page + pages).map(|at| (at, with(at - page))));
+            }
+            Err(Error::Alloc(_)) => {}
+            Err(error) => assert!(!free, "{error} although it is free"),
+        }
+    }
+
+    fn unmap(&mut self, page: u64, pages: u64, cancel: bool) {
+        let whole = whole(&self.model, page, pages, true);
+        match self.tables.unmap(range(at(page), pages * PAGE)) {
+            Ok(batch) if cancel => {
+                assert!(whole);
+                batch.cancel();
+            }
+            Ok(batch) => {
+                assert!(whole, "unmapped a hole or a part");
+                let mut expected = self.model.split_off(&page);
+                self.model.append(&mut expected.split_off(&(page + pages)));
+                let mut seen = page;
+                for item in flush(batch) {
+                    let (start, pages) = match item {
+                        Released::Leaf { va, frames, prot, .. } => {
+                            let first = expected[&seen];
+                            assert_eq!((first.frame, first.prot), (frames.start().get(), prot));
+                            (va, frames.frames())
+                        }
+                        Released::Shared { va, share } => {
+                            assert!(expected[&seen].shared && share == self.share);
+                            (va, PAGES)
+                        }
+                    };
+                    assert_eq!(start.get(), at(seen));
+                    seen += pages;
+                }
+                assert_eq!(seen, page + pages);
+            }
+            Err(_) => assert!(!whole, "refused what is whole"),
+        }
+    }
+
+    fn apply(&mut self, op: Op) {
+        match op {
+            Op::Map { page, pages, frame, write, repeat } => {
+                let pages = pages.min(WINDOW - page);
+                let backing = if repeat { Backing::Repeat(pfn(frame)) } else { Backing::Run(pfn(frame)) };
+                let result =
+                    self.tables.map(range(at(page), pages * PAGE), Mapping::new(backing, prot(write)));
+                let step = u64::from(!repeat);
+                self.map(page, pages, result, |nth| Page {
+                    frame: frame + nth * step,
+                    prot: prot(write),
+                    huge: false,
+                    shared: false,
+                });
+            }
+            Op::MapHuge { block, frame } => {
+                let result = self
+                    .tables
+                    .map(range(at(block * PAGES), PAGES * PAGE), run(frame, RW).at_level(level(1)));
+                let with = |nth| Page { frame: frame + nth, prot: RW, huge: true, shared: false };
+                self.map(block * PAGES, PAGES, result, with);
+            }
+            Op::Attach { block, blocks } => {
+                let blocks = blocks.min(8 - block);
+                let result =
+                    self.tables.attach(range(at(block * PAGES), blocks * PAGES * PAGE), self.share, NODE);
+                let with = |_| Page { frame: 7, prot: RO, huge: false, shared: true };
+                self.map(block * PAGES, blocks * PAGES, result, with);
+            }
+            Op::Unmap { page, pages, cancel } => self.unmap(page, pages.min(WINDOW - page), cancel),
+            Op::UnmapBlock { block } => self.unmap(block * PAGES, PAGES, false),
+            Op::Replace { page, right, frame } => {
+                let old = self.model.get(&page).copied();
+                let expected = old.map_or(0, |old| old.frame) + u64::from(!right);
+                let result = self.tables.replace(va(at(page)), pfn(expected), pfn(frame), RO);
+                let huge = old.is_some_and(|old| old.huge);
+                let possible = right && old.is_some_and(|old| !old.shared) && (!huge || page % PAGES == 0);
+                assert_eq!(result.is_ok(), possible, "{result:?}");
+                if let Ok(token) = result {
+                    let Ok(Released::Leaf { frames, .. }) = token.flush() else {
+                        panic!("a leaf comes back")
+                    };
+                    assert_eq!(frames.start().get(), expected);
+                    for nth in 0..if huge { PAGES } else { 1 } {
+                        self.model
+                            .insert(page + nth, Page { frame: frame + nth, prot: RO, huge, shared: false });
+                    }
+                }
+            }
+            Op::Split { page } => {
+                let huge = self.model.get(&page).is_some_and(|it| it.huge);
+                match self.tables.split(va(at(page)), NODE) {
+                    Ok(stale) => {
+                        assert!(huge);
+                        stale.flush();
+                        let block = page / PAGES * PAGES;
+                        self.model.range_mut(block..block + PAGES).for_each(|(_, it)| it.huge = false);
+                    }
+                    Err(Error::Alloc(_)) => assert!(huge),
+                    Err(_) => assert!(!huge),
+                }
+            }
+            Op::Unshare { page } => {
+                let shared = self.model.get(&page).is_some_and(|it| it.shared);
+                match self.tables.unshare(va(at(page)), NODE) {
+                    Ok(token) => {
+                        assert!(shared && token.flush().is_ok());
+                        let block = page / PAGES * PAGES;
+                        self.model.range_mut(block..block + PAGES).for_each(|(_, it)| it.shared = false);
+                    }
+                    Err(Error::Alloc(_)) => assert!(shared),
+                    Err(_) => assert!(!shared),
+                }
+            }
+            Op::Protect { page, pages, write } => {
+                let pages = pages.min(WINDOW - page);
+                let possible = whole(&self.model, page, pages, false);
+                match self.tables.protect(range(at(page), pages * PAGE), prot(write)) {
+                    Ok(stale) => {
+                        assert!(possible);
+                        stale.flush();
+                        self.model.range_mut(page..page + pages).for_each(|(_, it)| it.prot = prot(write));
+                    }
+                    Err(_) => assert!(!possible),
+                }
+            }
+        }
+    }
+
+    /// Every page walks to what the model says, and nothing is counted or kept that should not be.
+    fn check(&self) {
+        for page in 0..WINDOW {
+            let found = match self.tables.walk(va(at(page) + 9)).unwrap() {
+                Walk::Mapped(leaf) => Some(Page {
+                    frame: leaf.pfn.get() + (at(page) - leaf.range.start().get()) / PAGE,
+                    prot: leaf.prot,
+                    huge: leaf.level == level(1),
+                    shared: leaf.shared,
+                }),
+                Walk::Unmapped { .. } => None,
+                pending @ Walk::Pending { .. } => panic!("{pending:?} of page {page}"),
+            };
+            assert_eq!(found, self.model.get(&page).copied(), "page {page}");
+        }
+        // Tables: exactly those that something is mapped through.
+        let spans = |bits: u32, filter: fn(&Page) -> bool| {
+            let mut all: Vec<_> =
+                self.model.iter().filter(|(_, it)| filter(it)).map(|(&page, _)| at(page) >> bits).collect();
+            all.dedup();
+            all.len() as u64
+        };
+        assert_eq!(
+            self.tables.tables_at(level(0)),
+            1 + spans(21, |it| !it.huge && !it.shared),
+            "last level and the shared one"
+        );
+        assert_eq!(self.tables.tables_at(level(1)), spans(30, |_| true));
+        assert_eq!(self.tables.tables_at(level(2)), spans(39, |_| true));
+        assert_eq!(u64::from(self.tables.attachments(self.share).unwrap()), spans(21, |it| it.shared));
+        assert_eq!(self.tables.table_frames(), self.frames.outstanding());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn tables_are_a_map_from_page_to_frame(ops in prop::collection::vec(op(), 1..40)) {
+        let frames = TestFrames::with_frames(256);
+        let tables: Tables<X86_64, _> = tables(&frames, Geometry::X86_64);
+        let share = tables.share(LAST, Backing::Repeat(pfn(7)), RO, NODE).unwrap();
+        let mut world = World { frames: &frames, tables, share, model: Model::new() };
+        for (op, fail) in ops {
+            let (before, entries_before) = (frames.snapshot(), entries(&world.tables));
+            let model = world.model.clone();
+            if fail > 0 {
+                frames.fail_nth(fail.into());
+            }
+            world.apply(op);
+            frames.heal();
+            if world.model == model && !matches!(op, Op::Replace { .. } | Op::Protect { .. }) {
+                prop_assert_eq!(before, frames.snapshot(), "{:?} left something", op);
+                prop_assert_eq!(entries_before, entries(&world.tables), "{:?} left something", op);
+            }
+            world.check();
+        }
+        drop(world);
+        frames.assert_no_leaks();
+    }
+}
