@@ -27,8 +27,12 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
 }
 
 /// A table: the first `names` columns to the left, the others, which are numbers, to the right.
-pub(crate) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]], names: usize) -> String {
-    let mut builder = Builder::with_capacity(rows.len() + 1, N);
+pub(crate) fn table<R: IntoIterator<Item = String>>(
+    head: impl IntoIterator<Item = impl Into<String>>,
+    rows: impl IntoIterator<Item = R>,
+    names: usize,
+) -> String {
+    let mut builder = Builder::default();
     builder.push_record(head);
     for row in rows {
         builder.push_record(row);

@@ -155,7 +155,7 @@ fn text(plan: &Plan) -> String {
         plan.arch,
         short(plan.base_page),
     );
-    text += &table(["scheme", "data", "tables", "total", "of memory", "saved", "once per zone"], &rows, 1);
+    text += &table(["scheme", "data", "tables", "total", "of memory", "saved", "once per zone"], rows, 1);
     if !plan.optimisable {
         text += &format!(
             "\nnot optimisable: the descriptors of a {} page are {}, and a page of {} is the least that can be shared\n",
@@ -190,7 +190,7 @@ fn all(args: &PlanArgs) -> Result<(), Failure> {
     if args.json {
         return print_json(&All { memory_bytes: TIB, plans });
     }
-    let rows: Vec<_> = plans.iter().map(row).collect();
+    let rows = plans.iter().map(row);
     let head = [
         "arch",
         "base",
@@ -205,7 +205,7 @@ fn all(args: &PlanArgs) -> Result<(), Failure> {
         "keep-1/TiB",
         "shared tables/TiB",
     ];
-    print(&table(head, &rows, 4))
+    print(&table(head, rows, 4))
 }
 
 fn row(plan: &Plan) -> [String; 12] {

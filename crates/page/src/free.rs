@@ -205,3 +205,64 @@ impl<M: MemMap> fmt::Debug for Free<'_, M> {
         write!(f, "Free({:?}, {:?})", self.pfn(), self.block.tag())
     }
 }
+
+#[cfg(all(test, not(mmkit_loom)))]
+mod tests {
+    use core::ptr::NonNull;
+
+    use mmkit_sync::Immovable;
+
+    use super::*;
+
+    /// A map of two frames, which do not have to be neighbours.
+    struct Two([(Pfn, Page); 2]);
+
+    // SAFETY: each of the two frames has a descriptor of its own, which stays where it is while the map is borrowed.
+    unsafe impl MemMap for Two {
+        type Read = Immovable;
+
+        fn read_side(&self) -> &Immovable {
+            &Immovable
+        }
+
+        fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
+            self.0.iter().find(|(frame, _)| *frame == pfn).map(|(_, page)| NonNull::from(page))
+        }
+    }
+
+    fn two(first: u64, second: u64, order: Order) -> Two {
+        let frames = [first, second].map(|frame| (Pfn::new(frame).unwrap(), Page::new()));
+        for (_, page) in &frames {
+            page.info.store_unique(0, Tag::head(order).with_free(true).with_parked(true).bits());
+        }
+        Two(frames)
+    }
+
+    #[test]
+    fn no_block_is_larger_than_the_largest_order() {
+        let map = two(0, 1 << Order::MAX.get(), Order::MAX);
+        let [low, high] = map.0.each_ref().map(|(pfn, _)| map.claim(*pfn).unwrap());
+        let refused = low.merge(high).unwrap_err();
+        assert_eq!(refused.reason, Reason::TooLarge { order: Order::MAX });
+        let (low, high) = refused.handle;
+        assert_eq!((low.order(), high.order()), (Order::MAX, Order::MAX));
+        assert_eq!((low.pfn(), high.pfn()), (map.0[0].0, map.0[1].0));
+    }
+
+    #[test]
+    fn a_block_whose_upper_half_is_absent_stays_whole() {
+        let order = Order::new(3).unwrap();
+        let map = two(8, 24, order);
+        let refused = map.claim(Pfn::new(8).unwrap()).unwrap().split().unwrap_err();
+        assert_eq!(refused.reason, Reason::Absent);
+        assert_eq!(refused.handle.order(), order);
+    }
+
+    #[test]
+    fn a_tail_whose_head_is_absent_has_no_references() {
+        let map = two(8, 24, Order::ZERO);
+        map.0[1].1.info.store_unique(0, Tag::tail(Order::new(4).unwrap()).bits());
+        let head = Pfn::new(16).unwrap();
+        assert_eq!(map.try_get(map.0[1].0).unwrap_err(), crate::GetError::Absent { pfn: head });
+    }
+}

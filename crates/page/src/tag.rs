@@ -9,23 +9,27 @@ use mmkit_addr::{Order, Pfn};
 ///
 /// | bits | name | meaning |
 /// |---|---|---|
-/// | 0 | tail | the frame lies in a compound; its head is the frame number with the low *order* bits cleared |
-/// | 1..=6 | order | log2 of the frames of the block (head) or of the compound (tail) |
+/// | 0 | tail | the frame lies in a compound; its head is the frame number with the low *inner* bits cleared |
+/// | 1..=6 | inner | of a tail: log2 of the frames of the compound; 0 on every other descriptor |
 /// | 7 | ready | the descriptor was initialised; clear on every tail |
 /// | 8 | free | the block is its allocator's |
 /// | 9 | parked | no handle to the block exists: [`MemMap::claim`](crate::MemMap::claim) may make one |
 /// | 10 | compound | the other descriptors of the block are tails of this head |
 /// | 11 | shared | only the first descriptors of the compound are its own; the others are read-only and shared |
 /// | 12 | inside | the frame lies in a block that is no compound, and is not its first |
+/// | 16..=21 | order | of a head: log2 of the frames of the block; 0 on every other descriptor |
 ///
-/// Zero is "not initialised". A tail is `order << 1 | 1` and nothing else, so all tails of one order look the same.
+/// Zero is "not initialised". A tail is `order << 1 | 1` and nothing else, so all tails of one order look the same. Heads
+/// keep their order elsewhere, so that *inner* bits are the bits to clear whatever the frame is: looking up a head
+/// asks no question.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tag(u32);
 
 impl Tag {
     pub(crate) const UNINITIALISED: Self = Self(0);
     const TAIL: u32 = 1;
-    const ORDER_SHIFT: u32 = 1;
+    const INNER_SHIFT: u32 = 1;
+    const ORDER_SHIFT: u32 = 16;
     const ORDER_MASK: u32 = 0x3f;
     const READY: u32 = 1 << 7;
     const FREE: u32 = 1 << 8;
@@ -45,7 +49,7 @@ impl Tag {
 
     /// A tail of a compound of `order`.
     pub(crate) const fn tail(order: Order) -> Self {
-        Self((order.get() as u32) << Self::ORDER_SHIFT | Self::TAIL)
+        Self((order.get() as u32) << Self::INNER_SHIFT | Self::TAIL)
     }
 
     #[inline]
@@ -73,6 +77,8 @@ impl Tag {
         self.with(Self::COMPOUND, on)
     }
 
+    // Only templates are made so, and those are not for models.
+    #[cfg(any(test, not(mmkit_loom)))]
     pub(crate) const fn with_shared(self, on: bool) -> Self {
         self.with(Self::SHARED, on)
     }
@@ -105,20 +111,21 @@ impl Tag {
         self.0 & Self::INSIDE != 0
     }
 
-    /// The order of the block or compound. Six bits of it always make an [`Order`] where this crate wrote the tag.
+    /// The order of the block or compound. The six bits of a tag that this crate wrote always make an [`Order`].
     #[inline]
     pub(crate) const fn order(self) -> Order {
-        match Order::new((self.0 >> Self::ORDER_SHIFT & Self::ORDER_MASK) as u8) {
+        // One of the two is 0.
+        let order = (self.0 >> Self::INNER_SHIFT | self.0 >> Self::ORDER_SHIFT) & Self::ORDER_MASK;
+        match Order::new(order as u8) {
             Some(order) => order,
             None => Order::MAX,
         }
     }
 
-    /// The frame bits that lie inside the compound: 0 for a head, `2^order - 1` for a tail. No branch.
+    /// The frame bits that lie inside the compound: 0 for all but a tail, `2^order - 1` for a tail. No branch.
     #[inline]
     pub(crate) const fn inner_mask(self) -> u64 {
-        let tail = (self.0 & Self::TAIL) as u64;
-        (tail << (self.0 >> Self::ORDER_SHIFT & Self::ORDER_MASK)) - tail
+        !(u64::MAX << (self.0 >> Self::INNER_SHIFT & Self::ORDER_MASK))
     }
 
     /// Whether this is the head of a block that `pfn` lies in, where `head` is the frame that has this tag.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Lookups against everything an owner does to the frame, down to making its descriptor read-only.
 //!
-//! Each model is two threads and at most three preemptions, as the names of the tests say.
+//! Each model is two threads. The names of the tests say how many frames there are, and how many preemptions at most.
 #![cfg(mmkit_loom)]
 
 use core::ptr::NonNull;
@@ -145,19 +145,20 @@ fn frames_from(first: u64, frames: u64) -> PfnRange {
     PfnRange::new(pfn(first), frames).unwrap()
 }
 
-/// Runs `one` and `two` at once on what `new` makes, and then `after`.
+/// Runs `one` and `two` at once, with at most so many preemptions, on what `new` makes, and then `after`.
 ///
 /// Loom lets the first thread run as far as it can, and goes back where it sees two accesses that might change places.
 /// It remembers only the last access to each word, and so misses some, others than with the threads exchanged: so each
 /// model runs both ways.
 fn check<M: 'static, A: 'static, B: 'static>(
+    preemptions: impl Into<Option<usize>>,
     new: fn() -> M,
     one: fn(&M) -> A,
     two: fn(&M) -> B,
     after: fn(&M, A, B),
 ) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
+    builder.preemption_bound = preemptions.into();
     builder.check(move || {
         let map = Arc::new(new());
         let other = Arc::clone(&map);
@@ -174,21 +175,23 @@ fn check<M: 'static, A: 'static, B: 'static>(
     });
 }
 
-/// The last reference is given back and the frame claimed, while another looks it up: whoever has it frozen is alone,
-/// and nothing of the folio outlives it.
+/// The last reference is given back and the frame claimed, while another looks it up: whoever claims it is alone.
 fn try_get_against_last_put_and_claim() {
     check(
+        3,
         || Map::new(1, Immovable).hold(0),
         |map| {
             drop(map.held(0));
             // At rest, or else the other still has it and lets it rest when it is done.
             let Ok(free) = map.claim(pfn(0)) else { return };
-            let frozen = free.allocate();
-            let state = map.enter().page(pfn(0)).unwrap().state();
-            assert_eq!(state, State::Frozen { order: Order::ZERO }, "somebody has a reference on a frozen frame");
-            drop(frozen.into_free());
+            let state = map.enter().page(free.pfn()).unwrap().state();
+            let alone = State::Free { order: Order::ZERO, parked: false };
+            assert_eq!(state, alone, "somebody has a reference on a claimed frame");
         },
-        |map| map.looks_up(0),
+        |map| match map.try_get(pfn(0)) {
+            Ok(folio) => assert_eq!(folio.pfn(), pfn(0)),
+            Err(error) => assert_eq!(error, GetError::Unreferenced { pfn: pfn(0) }),
+        },
         |map, (), ()| {
             let free = map.claim(pfn(0)).unwrap();
             assert_eq!(map.enter().page(free.pfn()).unwrap().flags(), PageFlags::empty());
@@ -209,6 +212,7 @@ fn try_get_against_last_put_and_claim_mutants_fail() {
 /// A lookup through a tail, while the compound is frozen, taken apart, and its halves are handed out anew.
 fn try_get_through_a_tail_against_split() {
     check(
+        3,
         || Map::new(2, Immovable).hold_pair(),
         |map| {
             let Ok(frozen) = map.held(0).freeze() else { return };
@@ -238,6 +242,7 @@ fn try_get_through_a_tail_against_split_mutants_fail() {
 /// is inside, its tail read-only.
 fn try_get_against_merge_and_write_protect() {
     check(
+        3,
         || Map::new(2, Inside(AtomicU32::new(0))).keep(0).hold(1),
         |map| {
             let Ok(frozen) = map.held(1).freeze() else { return };
@@ -268,6 +273,7 @@ fn try_get_against_merge_and_write_protect_mutants_fail() {
 /// read-only.
 fn claim_against_merge_and_write_protect() {
     check(
+        None,
         || Map::new(2, Inside(AtomicU32::new(0))).keep(0),
         |map| {
             let Ok(high) = map.claim(pfn(1)) else { return false };
@@ -284,7 +290,7 @@ fn claim_against_merge_and_write_protect() {
 }
 
 #[test]
-fn claim_against_merge_and_write_protect_2_threads_2_frames_3_preemptions() {
+fn claim_against_merge_and_write_protect_2_threads_2_frames() {
     claim_against_merge_and_write_protect();
 }
 
@@ -297,6 +303,7 @@ fn claim_against_merge_and_write_protect_mutants_fail() {
 /// Two claims of one block: one has it.
 fn two_claims_of_one_block() {
     check(
+        None,
         || Map::new(1, Immovable),
         |map| map.claims(0),
         |map| map.claims(0),
@@ -305,7 +312,7 @@ fn two_claims_of_one_block() {
 }
 
 #[test]
-fn two_claims_of_one_block_2_threads_1_frame_3_preemptions() {
+fn two_claims_of_one_block_2_threads_1_frame() {
     two_claims_of_one_block();
 }
 
@@ -317,6 +324,7 @@ fn two_claims_of_one_block_mutants_fail() {
 /// A block that was claimed, split, joined and let rest again between the look and the exchange of another claim.
 fn claim_against_a_block_that_came_back() {
     check(
+        None,
         || {
             let map = Map::new(2, Immovable);
             drop(map.claim(pfn(0)).unwrap().merge(map.claim(pfn(1)).unwrap()).unwrap());
@@ -338,7 +346,7 @@ fn claim_against_a_block_that_came_back() {
 }
 
 #[test]
-fn claim_against_a_block_that_came_back_2_threads_2_frames_3_preemptions() {
+fn claim_against_a_block_that_came_back_2_threads_2_frames() {
     claim_against_a_block_that_came_back();
 }
 
@@ -350,6 +358,7 @@ fn claim_against_a_block_that_came_back_mutants_fail() {
 /// What an allocator wrote into the words is seen by whoever claims the block after it.
 fn words_reach_the_claimer() {
     check(
+        None,
         || Map::new(1, Immovable).keep(0),
         |map| map.kept(0).words()[3].store(7, Ordering::Relaxed),
         |map| {
@@ -361,7 +370,7 @@ fn words_reach_the_claimer() {
 }
 
 #[test]
-fn words_reach_the_claimer_2_threads_1_frame_3_preemptions() {
+fn words_reach_the_claimer_2_threads_1_frame() {
     words_reach_the_claimer();
 }
 
@@ -373,6 +382,7 @@ fn words_reach_the_claimer_mutants_fail() {
 /// What an allocator wrote into the words and cleared is not seen by whoever gets a reference after it.
 fn cleared_words_reach_the_getter() {
     check(
+        None,
         || Map::new(1, Immovable).keep(0),
         |map| {
             let free = map.kept(0);
@@ -389,7 +399,7 @@ fn cleared_words_reach_the_getter() {
 }
 
 #[test]
-fn cleared_words_reach_the_getter_2_threads_1_frame_3_preemptions() {
+fn cleared_words_reach_the_getter_2_threads_1_frame() {
     cleared_words_reach_the_getter();
 }
 
@@ -405,6 +415,7 @@ fn initialise_publishes_the_place() {
         _ => unreachable!(),
     };
     check(
+        None,
         || Map::uninitialised(1, Immovable),
         |map| map.initialise(frames_from(0, 1), PLACE).unwrap(),
         |map| {
@@ -426,7 +437,7 @@ fn initialise_publishes_the_place() {
 }
 
 #[test]
-fn initialise_publishes_the_place_2_threads_1_frame_3_preemptions() {
+fn initialise_publishes_the_place_2_threads_1_frame() {
     initialise_publishes_the_place();
 }
 
@@ -439,11 +450,12 @@ fn initialise_publishes_the_place_mutants_fail() {
 
 /// Two threads initialise one frame: one does.
 #[test]
-fn initialise_against_initialise_2_threads_1_frame_3_preemptions() {
+fn initialise_against_initialise_2_threads_1_frame() {
     fn initialise(map: &Map<Immovable>) -> Result<(), ClaimError> {
         map.initialise(frames_from(0, 1), Place::default())
     }
     check(
+        None,
         || Map::uninitialised(1, Immovable),
         initialise,
         initialise,

@@ -284,7 +284,10 @@ impl<'m, 'a> World<'m, 'a> {
     fn step(&mut self, Step(what, a, b): Step) {
         match what {
             0 => return self.initialise(self.frame(a), u64::from(b % 64) + 1, (b >> 8) as u8 % 2),
-            1 => return drop(self.claim(self.frame(a))),
+            1 => {
+                self.claim(self.frame(a));
+                return;
+            }
             2 => return self.try_get(self.frame(a)),
             3 => {
                 let k = (b % 6) as u8;

@@ -11,7 +11,7 @@ use crate::node::{Node, Span};
 use crate::ranges::{RANGES, Ranges};
 use crate::shape::named;
 use crate::tables::Locked;
-use crate::{Entry, Env, Error, Mmu, Prot, Share, Slot, Tables, Tag, Target};
+use crate::{Entry, Error, Mmu, Prot, Share, Slot, TableEnv, Tables, Tag, Target};
 
 /// Ranges that were unmapped and wait for one flush: the frames behind them belong to the batch.
 ///
@@ -25,7 +25,7 @@ use crate::{Entry, Env, Error, Mmu, Prot, Share, Slot, Tables, Tag, Target};
 /// Of up to six ranges that do not touch, each is kept apart; with more, those with the smallest gaps between
 /// them are flushed and searched as one.
 #[must_use = "what was unmapped is leaked unless the batch is flushed or cancelled"]
-pub struct Batch<'t, E: Entry, V: Env> {
+pub struct Batch<'t, E: Entry, V: TableEnv> {
     tables: &'t Tables<E, V>,
     tag: Tag,
     ranges: Ranges,
@@ -56,14 +56,14 @@ pub enum Released {
 
 /// A flush that was asked for inside a reader. Nothing was given back; the batch is handed back to be flushed later.
 #[must_use = "the batch in it is leaked unless it is flushed or cancelled"]
-pub struct FlushError<'t, E: Entry, V: Env> {
+pub struct FlushError<'t, E: Entry, V: TableEnv> {
     /// The batch, unchanged.
     pub batch: Batch<'t, E, V>,
     /// Why.
     pub error: InsideReader,
 }
 
-impl<E: Entry, V: Env> Tables<E, V> {
+impl<E: Entry, V: TableEnv> Tables<E, V> {
     /// A batch to unmap ranges with.
     ///
     /// # Errors
@@ -99,7 +99,7 @@ impl<E: Entry, V: Env> Tables<E, V> {
     }
 }
 
-impl<'t, E: Entry, V: Env> Batch<'t, E, V> {
+impl<'t, E: Entry, V: TableEnv> Batch<'t, E, V> {
     /// Takes `range` out of use: every address of it must be mapped, by leaves and shared tables that lie in it whole.
     ///
     /// Cost: one entry written per leaf or shared table; no memory, no flush.
@@ -313,7 +313,7 @@ impl<'t, E: Entry, V: Env> Batch<'t, E, V> {
     }
 }
 
-impl<'t, E: Entry, V: Env> Locked<'t, E, V> {
+impl<'t, E: Entry, V: TableEnv> Locked<'t, E, V> {
     /// Whether every address of `span` is mapped by something that lies in it whole; by shared tables only if asked.
     pub(crate) fn check_mapped(&self, node: Node<'t, E, V>, span: Span, shared: bool) -> Result<(), Error> {
         for (index, part) in node.indices(span) {
@@ -350,7 +350,7 @@ impl<'t, E: Entry, V: Env> Locked<'t, E, V> {
     }
 }
 
-impl<E: Entry, V: Env> Tables<E, V> {
+impl<E: Entry, V: TableEnv> Tables<E, V> {
     /// After this nobody uses what was taken out of use in `ranges` before.
     pub(crate) fn quiesce(&self, ranges: &Ranges) -> Result<(), InsideReader> {
         self.flush_caches(ranges);
@@ -393,23 +393,23 @@ impl<T> Chunk<T> {
     }
 }
 
-impl<E: Entry, V: Env> fmt::Debug for Batch<'_, E, V> {
+impl<E: Entry, V: TableEnv> fmt::Debug for Batch<'_, E, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ranges = self.ranges.as_slice().iter().map(|&span| self.tables.va_range(span));
         f.debug_list().entries(ranges).finish()
     }
 }
 
-impl<E: Entry, V: Env> fmt::Debug for FlushError<'_, E, V> {
+impl<E: Entry, V: TableEnv> fmt::Debug for FlushError<'_, E, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FlushError").field("batch", &self.batch).field("error", &self.error).finish()
     }
 }
 
-impl<E: Entry, V: Env> fmt::Display for FlushError<'_, E, V> {
+impl<E: Entry, V: TableEnv> fmt::Display for FlushError<'_, E, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "nothing was flushed: {}", self.error)
     }
 }
 
-impl<E: Entry, V: Env> core::error::Error for FlushError<'_, E, V> {}
+impl<E: Entry, V: TableEnv> core::error::Error for FlushError<'_, E, V> {}

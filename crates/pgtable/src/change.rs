@@ -12,16 +12,16 @@ use crate::ranges::Ranges;
 use crate::shape::named;
 use crate::stash::{Need, Stash};
 use crate::tables::{Locked, aligned};
-use crate::{Change, ChangeKind, Entry, Env, Error, Mmu, Prot, Released, Slot, Tables, Target};
+use crate::{Change, ChangeKind, Entry, Error, Mmu, Prot, Released, Slot, TableEnv, Tables, Target};
 
 /// Ranges whose former translations may still be cached. No frame waits for it.
 #[must_use = "caches may hold the former translations until the flush"]
-pub struct Stale<'t, E: Entry, V: Env> {
+pub struct Stale<'t, E: Entry, V: TableEnv> {
     tables: &'t Tables<E, V>,
     ranges: Ranges,
 }
 
-impl<E: Entry, V: Env> Stale<'_, E, V> {
+impl<E: Entry, V: TableEnv> Stale<'_, E, V> {
     /// Flushes the caches.
     pub fn flush(self) {
         self.tables.flush_caches(&self.ranges);
@@ -47,14 +47,14 @@ impl<E: Entry, V: Env> Stale<'_, E, V> {
 ///
 /// Dropped unflushed it leaks: the frames are never given back, the attachment is never taken off its count.
 #[must_use = "what was replaced is leaked unless the token is flushed"]
-pub struct Replaced<'t, E: Entry, V: Env> {
+pub struct Replaced<'t, E: Entry, V: TableEnv> {
     tables: &'t Tables<E, V>,
     level: u8,
     span: Span,
     old: Target,
 }
 
-impl<'t, E: Entry, V: Env> Replaced<'t, E, V> {
+impl<'t, E: Entry, V: TableEnv> Replaced<'t, E, V> {
     /// Flushes the caches, waits for readers, and gives back what was replaced.
     ///
     /// # Errors
@@ -99,7 +99,7 @@ impl<'t, E: Entry, V: Env> Replaced<'t, E, V> {
     }
 }
 
-impl<E: Entry, V: Env> Tables<E, V> {
+impl<E: Entry, V: TableEnv> Tables<E, V> {
     /// Changes what every leaf of `range` allows. All of it must be mapped by private leaves that lie in it whole.
     ///
     /// The change is in force once the token is flushed. Cost: one entry written per leaf.
@@ -249,7 +249,7 @@ fn one(level: u8) -> Need {
     need
 }
 
-impl<'t, E: Entry, V: Env> Locked<'t, E, V> {
+impl<'t, E: Entry, V: TableEnv> Locked<'t, E, V> {
     /// The private leaf in a slot.
     fn leaf(&self, va: VirtAddr, slot: Slot) -> Result<Target, Error> {
         match slot {
@@ -313,14 +313,14 @@ impl<'t, E: Entry, V: Env> Locked<'t, E, V> {
     }
 }
 
-impl<E: Entry, V: Env> fmt::Debug for Stale<'_, E, V> {
+impl<E: Entry, V: TableEnv> fmt::Debug for Stale<'_, E, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ranges = self.ranges.as_slice().iter().map(|&span| self.tables.va_range(span));
         f.debug_list().entries(ranges).finish()
     }
 }
 
-impl<E: Entry, V: Env> fmt::Debug for Replaced<'_, E, V> {
+impl<E: Entry, V: TableEnv> fmt::Debug for Replaced<'_, E, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let range: VirtRange = self.tables.va_range(self.span);
         f.debug_struct("Replaced").field("range", &range).field("old", &self.old).finish()

@@ -5,12 +5,12 @@ use core::fmt;
 
 use mmkit_addr::Pfn;
 
-use crate::{Entry, Env, Prot, Slot, Tables, Target, Visited};
+use crate::{Entry, Prot, Slot, TableEnv, Tables, Target, Visited};
 
 /// Displays tables, one line per run of entries that continue each other; see [`Tables::dump`].
-pub struct Dump<'t, E: Entry, V: Env>(&'t Tables<E, V>);
+pub struct Dump<'t, E: Entry, V: TableEnv>(&'t Tables<E, V>);
 
-impl<E: Entry, V: Env> Tables<E, V> {
+impl<E: Entry, V: TableEnv> Tables<E, V> {
     /// What is mapped, for people: one line per run of entries of one level that allow the same and map consecutive
     /// frames, or all the same frame.
     ///
@@ -102,7 +102,7 @@ const fn kind(slot: Slot) -> (Kind, Option<Prot>, bool) {
     }
 }
 
-impl<E: Entry, V: Env> fmt::Display for Dump<'_, E, V> {
+impl<E: Entry, V: TableEnv> fmt::Display for Dump<'_, E, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tables = self.0;
         writeln!(f, "{} tables of {}, root at {:?}", E::NAME, tables.geometry(), tables.root())?;
@@ -130,7 +130,7 @@ impl<E: Entry, V: Env> fmt::Display for Dump<'_, E, V> {
     }
 }
 
-impl<E: Entry, V: Env> fmt::Debug for Dump<'_, E, V> {
+impl<E: Entry, V: TableEnv> fmt::Debug for Dump<'_, E, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }

@@ -25,7 +25,7 @@
 //!
 //! # The environment
 //!
-//! What tables need from around them travels in one value, an [`Env`]: frames, lock, read side, [`Mmu`] (flushes; how
+//! What tables need from around them travels in one value, an [`TableEnv`]: frames, lock, read side, [`Mmu`] (flushes; how
 //! live entries may be replaced), counters. [`Bare`] is the plainest one. Replacing a live entry is fallible, because some
 //! machines must break it before they make the new one, and may fail to.
 //!
@@ -103,9 +103,7 @@ pub use batch::{Batch, FlushError, Released};
 pub use change::{Replaced, Stale};
 pub use dump::Dump;
 pub use entry::{EncodeError, Entry, Slot, Tag, Target};
-#[cfg(not(mmkit_loom))]
-pub use env::Bare;
-pub use env::Env;
+pub use env::TableEnv;
 pub use error::Error;
 pub use map::{Backing, Mapping};
 pub use mmu::{Change, ChangeKind, Mmu, TryAgain};

@@ -8,7 +8,7 @@ use crate::node::{Node, Span};
 use crate::shape::named;
 use crate::stash::{Need, Stash};
 use crate::tables::aligned;
-use crate::{Entry, Env, Error, Prot, Slot, Tables, Target};
+use crate::{Entry, Error, Prot, Slot, TableEnv, Tables, Target};
 
 /// The frames behind a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -85,7 +85,7 @@ impl Fill {
     }
 }
 
-impl<E: Entry, V: Env> Tables<E, V> {
+impl<E: Entry, V: TableEnv> Tables<E, V> {
     /// Maps `range`, all of it or nothing. Nothing may be mapped there yet.
     ///
     /// The contents of the frames as they are now are visible to every walker that finds a leaf. Which frames are mapped is
@@ -197,7 +197,9 @@ impl<E: Entry, V: Env> Tables<E, V> {
             // SAFETY: just popped from the stash for this level, so unpublished and ours.
             let child = unsafe { node.child(index, pfn) };
             let table = Slot::Present(Target::Table { pfn });
-            mutant!("pgtable-publish-before-fill", (), node.set(index, table));
+            if mutant!("pgtable-publish-before-fill", false, true) {
+                node.set(index, table);
+            }
             self.install(child, part, level, (origin, fill), stash);
             node.set(index, table);
         }

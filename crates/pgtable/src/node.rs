@@ -9,7 +9,7 @@ use mmkit_sync::atomic::{AtomicU64, Ordering};
 use mmkit_sync::{Counter, Events, mutant};
 
 use crate::shape::named;
-use crate::{Entry, Env, Slot, Tables};
+use crate::{Entry, Slot, TableEnv, Tables};
 
 /// Positions `from..=last` of a tree: addresses without what lies above the translated bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub(crate) struct Span {
 }
 
 /// A table that may be accessed. Everything here relies on what [`Node::new`] was promised.
-pub(crate) struct Node<'t, E: Entry, V: Env> {
+pub(crate) struct Node<'t, E: Entry, V: TableEnv> {
     tables: &'t Tables<E, V>,
     pub(crate) pfn: Pfn,
     pub(crate) level: u8,
@@ -29,15 +29,15 @@ pub(crate) struct Node<'t, E: Entry, V: Env> {
     first: NonNull<AtomicU64>,
 }
 
-impl<E: Entry, V: Env> Clone for Node<'_, E, V> {
+impl<E: Entry, V: TableEnv> Clone for Node<'_, E, V> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<E: Entry, V: Env> Copy for Node<'_, E, V> {}
+impl<E: Entry, V: TableEnv> Copy for Node<'_, E, V> {}
 
-impl<'t, E: Entry, V: Env> Node<'t, E, V> {
+impl<'t, E: Entry, V: TableEnv> Node<'t, E, V> {
     /// The table of `level` at `pfn`, covering positions from `base`.
     ///
     /// # Safety
@@ -154,8 +154,8 @@ impl<'t, E: Entry, V: Env> Node<'t, E, V> {
     }
 }
 
-impl<E: Entry, V: Env> Tables<E, V> {
-    /// The first entry in a frame that belongs to the tables. (Of the modelled ones, under loom: see [`Env`].)
+impl<E: Entry, V: TableEnv> Tables<E, V> {
+    /// The first entry in a frame that belongs to the tables. (Of the modelled ones, under loom: see [`TableEnv`].)
     fn frame_cells(&self, pfn: Pfn) -> NonNull<AtomicU64> {
         match self.env().frames().map().frame(pfn) {
             Some(frame) => frame.cast(),

@@ -8,12 +8,12 @@ use mmkit_sync::ReadSide;
 
 use crate::node::{Node, Span};
 use crate::shape::named;
-use crate::{Entry, Env, Error, Prot, Slot, Tables, Target};
+use crate::{Entry, Error, Prot, Slot, TableEnv, Tables, Target};
 
 /// A reader of the tables: while it lives, no table and no frame that it has found is given back.
 ///
 /// It takes no lock, so what it found may have been changed since; it is what was true at some moment of the walk.
-pub struct Reader<'t, E: Entry, V: Env> {
+pub struct Reader<'t, E: Entry, V: TableEnv> {
     tables: &'t Tables<E, V>,
     guard: <V::Read as ReadSide>::Guard<'t>,
 }
@@ -63,7 +63,7 @@ pub struct Visited {
     pub shared: bool,
 }
 
-impl<E: Entry, V: Env> Tables<E, V> {
+impl<E: Entry, V: TableEnv> Tables<E, V> {
     /// Enters a reader of the environment's read side. Cost: that of entering it.
     pub fn read(&self) -> Reader<'_, E, V> {
         Reader { guard: self.env().read_side().enter(), tables: self }
@@ -79,7 +79,7 @@ impl<E: Entry, V: Env> Tables<E, V> {
     }
 }
 
-impl<'t, E: Entry, V: Env> Reader<'t, E, V> {
+impl<'t, E: Entry, V: TableEnv> Reader<'t, E, V> {
     /// What maps `va`. Cost: one acquire load per level.
     ///
     /// # Errors
@@ -159,7 +159,7 @@ impl<'t, E: Entry, V: Env> Reader<'t, E, V> {
     }
 }
 
-impl<E: Entry, V: Env> fmt::Debug for Reader<'_, E, V> {
+impl<E: Entry, V: TableEnv> fmt::Debug for Reader<'_, E, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let _ = &self.guard;
         f.debug_struct("Reader").field("tables", self.tables).finish()

@@ -9,7 +9,7 @@ use crate::map::Fill;
 use crate::node::Node;
 use crate::stash::{Need, Stash};
 use crate::tables::{Locked, aligned, take_frames};
-use crate::{Backing, Entry, Env, Error, Prot, Slot, Tables};
+use crate::{Backing, Entry, Error, Prot, Slot, TableEnv, Tables};
 
 /// The name of a shared table.
 ///
@@ -37,7 +37,7 @@ struct Record {
     generation: u32,
 }
 
-impl<E: Entry, V: Env> Tables<E, V> {
+impl<E: Entry, V: TableEnv> Tables<E, V> {
     /// Makes a table of `level`, all of whose entries are leaves, to be shared by many entries of the level above.
     ///
     /// It is filled here, once: nothing can change it afterwards. It lives until [`free_share`](Self::free_share), or until
@@ -246,7 +246,7 @@ impl<E: Entry, V: Env> Tables<E, V> {
     }
 }
 
-impl<'t, E: Entry, V: Env> Locked<'t, E, V> {
+impl<'t, E: Entry, V: TableEnv> Locked<'t, E, V> {
     fn slots(&self) -> u32 {
         1 << (self.tables.shape().base_shift() - 4)
     }

@@ -5,7 +5,7 @@ use mmkit_addr::{NodeId, Pfn};
 
 use crate::node::Node;
 use crate::shape::MAX_LEVELS;
-use crate::{Entry, Env, Error, Tables};
+use crate::{Entry, Error, TableEnv, Tables};
 
 /// How many tables of each level an operation wants.
 pub(crate) type Need = [u64; MAX_LEVELS];
@@ -13,14 +13,14 @@ pub(crate) type Need = [u64; MAX_LEVELS];
 /// Empty tables that nothing leads to, by level; what is left is given back on drop.
 ///
 /// A list needs no memory of its own: the first word of each table holds the next one's frame number plus one.
-pub(crate) struct Stash<'t, E: Entry, V: Env> {
+pub(crate) struct Stash<'t, E: Entry, V: TableEnv> {
     tables: &'t Tables<E, V>,
     node: NodeId,
     first: [Option<Pfn>; MAX_LEVELS],
     count: Need,
 }
 
-impl<'t, E: Entry, V: Env> Stash<'t, E, V> {
+impl<'t, E: Entry, V: TableEnv> Stash<'t, E, V> {
     pub(crate) const fn new(tables: &'t Tables<E, V>, node: NodeId) -> Self {
         Self { tables, node, first: [None; MAX_LEVELS], count: [0; MAX_LEVELS] }
     }
@@ -58,7 +58,7 @@ impl<'t, E: Entry, V: Env> Stash<'t, E, V> {
     }
 }
 
-impl<E: Entry, V: Env> Drop for Stash<'_, E, V> {
+impl<E: Entry, V: TableEnv> Drop for Stash<'_, E, V> {
     fn drop(&mut self) {
         for level in 0..=self.tables.shape().root() {
             while let Some(pfn) = self.pop(level) {

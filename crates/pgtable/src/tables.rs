@@ -12,7 +12,7 @@ use mmkit_sync::{Counter, Events, Lock, LockGuard};
 
 use crate::node::{Node, Span};
 use crate::shape::{MAX_LEVELS, Shape, named};
-use crate::{Entry, Env, Error, Slot, Target};
+use crate::{Entry, Error, Slot, TableEnv, Target};
 
 /// Tables by level, then registry frames.
 type Counts = [Statistic; REGISTRY + 1];
@@ -25,7 +25,7 @@ const REGISTRY: usize = MAX_LEVELS;
 ///
 /// Dropping the tables gives back every table frame, shared ones included, and no other frame: what is mapped belongs
 /// to whoever mapped it. A processor must not use the [`root`](Self::root) any more by then, nor cache anything of it.
-pub struct Tables<E: Entry, V: Env> {
+pub struct Tables<E: Entry, V: TableEnv> {
     env: V,
     shape: Shape,
     root: Pfn,
@@ -48,7 +48,7 @@ pub(crate) struct State {
     pub(crate) generation: u32,
 }
 
-impl<E: Entry, V: Env> Tables<E, V> {
+impl<E: Entry, V: TableEnv> Tables<E, V> {
     /// Empty tables of the shape of `geometry`: one root, on `node` if possible.
     ///
     /// # Errors
@@ -152,7 +152,7 @@ pub(crate) const fn aligned(value: u64, align: u64) -> Result<(), Error> {
 }
 
 /// Takes a zeroed table whose frame fits into an entry and can be reached.
-fn take_table<E: Entry, V: Env>(
+fn take_table<E: Entry, V: TableEnv>(
     env: &V,
     shape: &Shape,
     counts: &Counts,
@@ -174,7 +174,7 @@ fn take_table<E: Entry, V: Env>(
 }
 
 /// Takes a zeroed block all of whose frames can be reached.
-pub(crate) fn take_frames<V: Env>(env: &V, order: Order, node: NodeId) -> Result<Pfn, Error> {
+pub(crate) fn take_frames<V: TableEnv>(env: &V, order: Order, node: NodeId) -> Result<Pfn, Error> {
     let pfn = env.frames().allocator().allocate(Request::new(order).on_node(node).zeroed())?;
     let reachable = |nth| {
         let frame: Option<Pfn> = pfn.checked_add(nth);
@@ -189,12 +189,12 @@ pub(crate) fn take_frames<V: Env>(env: &V, order: Order, node: NodeId) -> Result
 }
 
 /// The tables while their lock is held: who may change entries.
-pub(crate) struct Locked<'t, E: Entry, V: Env> {
+pub(crate) struct Locked<'t, E: Entry, V: TableEnv> {
     pub(crate) tables: &'t Tables<E, V>,
     pub(crate) state: LockGuard<'t, V::Lock, State>,
 }
 
-impl<'t, E: Entry, V: Env> Locked<'t, E, V> {
+impl<'t, E: Entry, V: TableEnv> Locked<'t, E, V> {
     pub(crate) fn root(&self) -> Node<'t, E, V> {
         let tables = self.tables;
         // SAFETY: the root came from `alloc_table` for the top level, and is given back by `drop` alone.
@@ -214,7 +214,7 @@ impl<'t, E: Entry, V: Env> Locked<'t, E, V> {
     }
 }
 
-impl<E: Entry, V: Env> Tables<E, V> {
+impl<E: Entry, V: TableEnv> Tables<E, V> {
     pub(crate) fn count_registry(&self, there: bool) {
         self.counts[REGISTRY].store(there.into(), Ordering::Relaxed);
     }
@@ -241,7 +241,7 @@ impl<E: Entry, V: Env> Tables<E, V> {
     }
 }
 
-impl<E: Entry, V: Env> Drop for Tables<E, V> {
+impl<E: Entry, V: TableEnv> Drop for Tables<E, V> {
     fn drop(&mut self) {
         self.drop_shares();
         // SAFETY: the root came from `alloc_table` for its level.
@@ -252,7 +252,7 @@ impl<E: Entry, V: Env> Drop for Tables<E, V> {
     }
 }
 
-impl<E: Entry, V: Env> fmt::Debug for Tables<E, V> {
+impl<E: Entry, V: TableEnv> fmt::Debug for Tables<E, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (geometry, frames) = (self.geometry(), self.table_frames());
         f.debug_struct("Tables")

@@ -6,8 +6,9 @@ mod common;
 
 use common::*;
 use mmkit_addr::{Geometry, Level};
+use mmkit_frame::Bare;
 use mmkit_frame::test_util::{TestConfig, TestFrames};
-use mmkit_pgtable::{Backing, Bare, Entry, Mapping, Released, Software, Tables, Walk, X86_64};
+use mmkit_pgtable::{Backing, Entry, Mapping, Released, Software, Tables, Walk, X86_64};
 
 /// Numbers that look random (an xorshift).
 struct Numbers(u64);

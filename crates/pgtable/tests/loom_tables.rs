@@ -9,8 +9,10 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
 use mmkit_addr::{Geometry, GeometrySpec, Level, NodeId, Order, Pfn, VirtAddr, VirtRange};
-use mmkit_frame::{AllocError, DirectMap, FrameAllocator, Frames, Request};
-use mmkit_pgtable::{Backing, Entry, Env, Mapping, Prot, Released, Slot, Software, Tables, Target, Walk};
+use mmkit_frame::{AllocError, DirectMap, Env, FrameAllocator, Frames, Request};
+use mmkit_pgtable::{
+    Backing, Entry, Mapping, Prot, Released, Slot, Software, TableEnv, Tables, Target, Walk,
+};
 use mmkit_sync::{Readers, SpinLock, mutant};
 
 /// 1 KiB frames, two levels of two entries.
@@ -97,7 +99,6 @@ unsafe impl Env for LoomEnv {
     type Map = &'static LoomFrames;
     type Lock = SpinLock;
     type Read = Readers;
-    type Mmu = ();
     type Events = ();
 
     fn frames(&self) -> &Frames<&'static LoomFrames, &'static LoomFrames> {
@@ -106,10 +107,16 @@ unsafe impl Env for LoomEnv {
     fn read_side(&self) -> &Readers {
         &self.readers
     }
-    fn mmu(&self) -> &() {
+    fn events(&self) -> &() {
         &()
     }
-    fn events(&self) -> &() {
+}
+
+// SAFETY: there is one `()`, and frames hold modelled atomics, two each.
+unsafe impl TableEnv for LoomEnv {
+    type Mmu = ();
+
+    fn mmu(&self) -> &() {
         &()
     }
 }

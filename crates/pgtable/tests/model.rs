@@ -80,7 +80,7 @@ fn at(page: u64) -> u64 {
 fn whole(model: &Model, page: u64, pages: u64, shared: bool) -> bool {
     let all = (page..page + pages).all(|at| model.get(&at).is_some_and(|it| shared || !it.shared));
     // A block entry covers an aligned 512 pages: it must be in whole.
-    let cut = |at: u64| at % PAGES != 0 && model.get(&at).is_some_and(|it| it.huge || it.shared);
+    let cut = |at: u64| !at.is_multiple_of(PAGES) && model.get(&at).is_some_and(|it| it.huge || it.shared);
     all && !cut(page) && !cut(page + pages)
 }
 
@@ -170,7 +170,8 @@ impl World<'_> {
                 let expected = old.map_or(0, |old| old.frame) + u64::from(!right);
                 let result = self.tables.replace(va(at(page)), pfn(expected), pfn(frame), RO);
                 let huge = old.is_some_and(|old| old.huge);
-                let possible = right && old.is_some_and(|old| !old.shared) && (!huge || page % PAGES == 0);
+                let possible =
+                    right && old.is_some_and(|old| !old.shared) && (!huge || page.is_multiple_of(PAGES));
                 assert_eq!(result.is_ok(), possible, "{result:?}");
                 if let Ok(token) = result {
                     let Ok(Released::Leaf { frames, .. }) = token.flush() else {

@@ -19,7 +19,7 @@ fn x86(frames: &TestFrames) -> Tables<X86_64, TestEnv<'_>> {
     tables(frames, Geometry::X86_64)
 }
 
-fn frame_at<V: mmkit_pgtable::Env>(tables: &Tables<X86_64, V>, at: VirtAddr) -> Option<(u64, bool)> {
+fn frame_at<V: mmkit_pgtable::TableEnv>(tables: &Tables<X86_64, V>, at: VirtAddr) -> Option<(u64, bool)> {
     match tables.walk(at).unwrap() {
         Walk::Mapped(leaf) => Some((leaf.pfn.get(), leaf.shared)),
         _ => None,
@@ -175,4 +175,18 @@ fn a_failed_attach_takes_its_counts_back() {
     assert!(tables.attach(range(BASE, 3 * SPAN), share, NODE).is_err());
     assert_eq!(tables.attachments(share), Ok(0));
     tables.free_share(share).unwrap();
+}
+
+#[test]
+fn counts_that_would_overflow_are_refused() {
+    let frames = TestFrames::with_frames(64);
+    let tables: Tables<X86_64, _> = tables(&frames, Geometry::X86_64_LA57);
+    let share = tables.share(LAST, Backing::Repeat(pfn(TAIL)), RO, NODE).unwrap();
+    tables.attach(range(0, SPAN), share, NODE).unwrap();
+    let out = frames.snapshot();
+    // 2^32 entries, and as many as fit beside the one.
+    let (limit, far) = (Err(Error::ShareLimit { attachments: 1 }), 1 << 55);
+    assert_eq!(tables.attach(range(far, SPAN << 32), share, NODE), limit);
+    assert_eq!(tables.attach(range(far, SPAN * u64::from(u32::MAX)), share, NODE), limit);
+    assert_eq!((tables.attachments(share), frames.snapshot()), (Ok(1), out));
 }

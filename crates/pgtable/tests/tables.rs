@@ -6,8 +6,9 @@ mod common;
 
 use common::*;
 use mmkit_addr::{Geometry, PfnRange};
+use mmkit_frame::Bare;
 use mmkit_frame::test_util::TestFrames;
-use mmkit_pgtable::{Backing, Bare, Error, Leaf, Mapping, Prot, Released, Slot, Tables, Walk, X86_64};
+use mmkit_pgtable::{Backing, Error, Leaf, Mapping, Prot, Released, Slot, Tables, Walk, X86_64};
 use mmkit_sync::Counter;
 
 const PAGE: u64 = 4096;
@@ -350,12 +351,11 @@ fn a_read_side_that_refuses_keeps_the_tokens() {
     use mmkit_sync::{Immovable, InsideReader, SpinLock};
     struct Still<'a>(mmkit_frame::Frames<&'a TestFrames, &'a TestFrames>);
     // SAFETY: the field is never exchanged.
-    unsafe impl<'a> mmkit_pgtable::Env for Still<'a> {
+    unsafe impl<'a> mmkit_frame::Env for Still<'a> {
         type Allocator = &'a TestFrames;
         type Map = &'a TestFrames;
         type Lock = SpinLock;
         type Read = Immovable;
-        type Mmu = ();
         type Events = ();
         fn frames(&self) -> &mmkit_frame::Frames<&'a TestFrames, &'a TestFrames> {
             &self.0
@@ -363,10 +363,14 @@ fn a_read_side_that_refuses_keeps_the_tokens() {
         fn read_side(&self) -> &Immovable {
             &Immovable
         }
-        fn mmu(&self) -> &() {
+        fn events(&self) -> &() {
             &()
         }
-        fn events(&self) -> &() {
+    }
+    // SAFETY: there is one `()`.
+    unsafe impl mmkit_pgtable::TableEnv for Still<'_> {
+        type Mmu = ();
+        fn mmu(&self) -> &() {
             &()
         }
     }

@@ -12,7 +12,8 @@ use crate::TailSlot;
 /// * `tail_slots` returns the same slots every time, however the value is moved.
 /// * The slots serve one memory map at a time.
 pub unsafe trait VmemmapEnv: Env {
-    /// Room for the shared tails: one slot for each node, zone and order that has had compounds.
+    /// Room for the shared tails: one slot for each node, zone and order that has had compounds. A slot keeps its name
+    /// when its tails are gone, and when the populate that named it failed.
     fn tail_slots(&self) -> &[TailSlot];
 }
 

@@ -134,8 +134,8 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
     pub(crate) fn leave_tails(&self, slot: &TailSlot, users: u64) {
         let order = self.space.tail_frames_order();
         if let Some(first) = slot.leave(users) {
-            // SAFETY: `join_tails`, of this map or of another with these slots, took it at this order, which is part of
-            // the slot's key; the last user left, so no page maps it and none will.
+            // SAFETY: `join_tails` took it at this order, which is part of the slot's key; the last user left, so no page
+            // maps it and none will.
             unsafe { self.give(first, order) };
         }
     }

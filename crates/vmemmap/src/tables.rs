@@ -6,10 +6,10 @@ use core::ops::Range;
 use core::ptr::NonNull;
 
 use mmkit_addr::{DESCRIPTOR_BYTES, Geometry, Level, NodeId, Order, Pfn, VirtAddr, VirtRange};
-use mmkit_frame::{DirectMap, Frames};
+use mmkit_frame::{DirectMap, Env, Frames};
 use mmkit_page::Page;
 use mmkit_pgtable::{
-    Backing as Leaves, Batch, Entry, Env, Error, Mapping, Prot, Released, Share, Tables, Walk,
+    Backing as Leaves, Batch, Entry, Error, Mapping, Prot, Released, Share, TableEnv, Tables, Walk,
 };
 use mmkit_sync::{Event, Events, InsideReader, ReadSide};
 
@@ -23,7 +23,7 @@ use crate::{Backing, MapError, SpaceUsage, TailRun, Unmapped, VmemmapSpace};
 /// a compound whose descriptors span eight tables costs one table of its own, not eight. Source: ours.
 ///
 /// The space begins at address 0 of the tables; page `i` of it is at `i` times the base page size.
-pub struct TableSpace<E: Entry, V: Env> {
+pub struct TableSpace<E: Entry, V: TableEnv> {
     tables: Tables<E, Covered<V>>,
     /// Pages of a last-level table.
     span: u64,
@@ -31,7 +31,7 @@ pub struct TableSpace<E: Entry, V: Env> {
     pages: u64,
 }
 
-impl<E: Entry, V: Env> TableSpace<E, V> {
+impl<E: Entry, V: TableEnv> TableSpace<E, V> {
     const OWN: Prot = Prot::WRITE.union(Prot::GLOBAL);
     const TAILS: Prot = Prot::READ.union(Prot::GLOBAL);
 
@@ -157,7 +157,7 @@ impl<E: Entry, V: Env> TableSpace<E, V> {
 // * Own pages are mapped frame by frame from `first`; tails to one frame, from `run`. Nothing writes either here.
 // * `map`, `attach`, `share` and `unmap` change nothing where they fail, and `map_tails` undoes its first steps.
 // * Released pages were unmapped, and flushed from the processors that the environment knows.
-unsafe impl<E: Entry, V: Env> VmemmapSpace for TableSpace<E, V> {
+unsafe impl<E: Entry, V: TableEnv> VmemmapSpace for TableSpace<E, V> {
     type Unmapped<'a>
         = TableUnmapped<'a, E, V>
     where
@@ -203,7 +203,7 @@ unsafe impl<E: Entry, V: Env> VmemmapSpace for TableSpace<E, V> {
     }
 }
 
-impl<E: Entry, V: Env> fmt::Debug for TableSpace<E, V> {
+impl<E: Entry, V: TableEnv> fmt::Debug for TableSpace<E, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TableSpace").field("root", &self.root()).field("usage", &self.usage()).finish()
     }
@@ -211,12 +211,12 @@ impl<E: Entry, V: Env> fmt::Debug for TableSpace<E, V> {
 
 /// Pages of a [`TableSpace`] that were unmapped and wait for a flush.
 #[must_use = "what was unmapped is leaked unless it is flushed"]
-pub struct TableUnmapped<'a, E: Entry, V: Env> {
+pub struct TableUnmapped<'a, E: Entry, V: TableEnv> {
     space: &'a TableSpace<E, V>,
     batch: Batch<'a, E, Covered<V>>,
 }
 
-impl<E: Entry, V: Env> Unmapped for TableUnmapped<'_, E, V> {
+impl<E: Entry, V: TableEnv> Unmapped for TableUnmapped<'_, E, V> {
     fn flush(self, release: &mut dyn FnMut(u64, Backing)) {
         let space = self.space;
         let flushed = self.batch.flush(|released| match released {
@@ -240,7 +240,7 @@ impl<E: Entry, V: Env> Unmapped for TableUnmapped<'_, E, V> {
     }
 }
 
-impl<E: Entry, V: Env> fmt::Debug for TableUnmapped<'_, E, V> {
+impl<E: Entry, V: TableEnv> fmt::Debug for TableUnmapped<'_, E, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("TableUnmapped").field(&self.space.root()).finish()
     }
@@ -258,7 +258,6 @@ unsafe impl<V: Env> Env for Covered<V> {
     type Map = V::Map;
     type Lock = V::Lock;
     type Read = Unwaited;
-    type Mmu = V::Mmu;
     type Events = V::Events;
 
     fn frames(&self) -> &Frames<V::Allocator, V::Map> {
@@ -269,12 +268,17 @@ unsafe impl<V: Env> Env for Covered<V> {
         &Unwaited
     }
 
-    fn mmu(&self) -> &V::Mmu {
-        self.0.mmu()
-    }
-
     fn events(&self) -> &V::Events {
         self.0.events()
+    }
+}
+
+// SAFETY: passed on to one value.
+unsafe impl<V: TableEnv> TableEnv for Covered<V> {
+    type Mmu = V::Mmu;
+
+    fn mmu(&self) -> &V::Mmu {
+        self.0.mmu()
     }
 }
 

@@ -45,8 +45,7 @@ pub(crate) struct Counts {
 pub struct Usage {
     /// Frames of descriptors that belong to one part of the memory map alone.
     pub own: u64,
-    /// Frames of tails, shared by all compounds of their order in their zone: those in the environment's slots. Memory
-    /// maps that have the same slots all count them.
+    /// Frames of tails, shared by all compounds of their order in their zone: those in the environment's slots.
     pub tails: u64,
     /// Frames of the section table.
     pub sections: u64,

@@ -223,7 +223,7 @@ mod tests {
         assert_eq!(split.real.frames() + split.software.frames(), all.frames());
         assert!(gibs(&split.real) == 63 && !split.software.is_empty() && split.counted.is_empty());
         assert_eq!(split.real.end(), split.software.pieces[0].range.start().get());
-        assert!(split.real.frames() % 512 == 0);
+        assert!(split.real.frames().is_multiple_of(512));
 
         // 64 GiB flat is 1 GiB.
         let split = Split::new(&X86, &layout(64, 0), order(0), &budget(65_530, (512 << 20) + Need::SLACK));

@@ -4,8 +4,9 @@
 use std::time::Instant;
 
 use mmkit_addr::{DESCRIPTOR_BYTES, NodeId, Order};
+use mmkit_frame::Bare;
 use mmkit_host::{HostFrames, HostSpace, mapping_slab_bytes, page_table_bytes};
-use mmkit_pgtable::{Bare, Software};
+use mmkit_pgtable::Software;
 use mmkit_vmemmap::{TableSpace, Vmemmap, VmemmapSpace};
 
 use super::Context;
@@ -28,11 +29,12 @@ struct Plan<'a> {
 }
 
 /// The part `build`.
-pub(super) fn run(context: &Context, report: &mut Report) -> Result<String, Failure> {
+pub(super) fn run(context: &Context, report: &mut Report) -> Result<(), Failure> {
     let (budget, skipped) = Budget::of_this_process();
     report.skipped.extend(skipped);
     let plans: Vec<_> =
         context.pages.iter().map(|page| plan(context, page, &budget)).collect::<Result<_, _>>()?;
+    context.say(&planned(context, &plans, &budget))?;
     for plan in &plans {
         let run = Run { memory_bytes: context.memory.bytes(), ..one(context, plan, &budget)? };
         report.runs.push(run);
@@ -47,7 +49,7 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<String, Fail
             .skipped
             .push("/proc/slabinfo cannot be read: the kernel's slab for mappings is not shown".to_owned());
     }
-    Ok(told(&plans, &budget, &report.runs))
+    context.say(&built(&report.runs))
 }
 
 /// What goes where. With `--memory` everything is built for real, or it is an error.
@@ -124,7 +126,7 @@ fn for_real(context: &Context, plan: &Plan<'_>, budget: &Budget, run: &mut Run) 
         HostSpace::new(&frames, layout.end(), plan.need.tails, budget.mappings).map_err(Failure::run)?;
     let map = Vmemmap::new(*context.geometry, space, env(&frames)).map_err(Failure::run)?;
     let what = format!("{} pages", plan.page.name);
-    let outcome = exercise(&map, layout, what, || {
+    let outcome = exercise(&map, layout, layout, what, || {
         run.resident_bytes = frames.resident_bytes();
         run.mappings = map.space().mappings();
         let grown = |now: Option<u64>, before: Option<u64>| Some(now?.saturating_sub(before?));
@@ -137,13 +139,14 @@ fn for_real(context: &Context, plan: &Plan<'_>, budget: &Budget, run: &mut Run) 
 
 /// In software tables over frames of this process.
 fn in_software(context: &Context, plan: &Plan<'_>, run: &mut Run) -> Result<(), Failure> {
+    let layout = &plan.split.software;
     let frames = host_frames(context, plan)?;
     let tables = Bare::new(bundle(&frames));
     let space: TableSpace<Software, _> =
         TableSpace::new(tables, *context.geometry, NodeId::ZERO).map_err(Failure::run)?;
     let map = Vmemmap::new(*context.geometry, space, env(&frames)).map_err(Failure::run)?;
     let what = format!("{} pages in software tables", plan.page.name);
-    let outcome = exercise(&map, &plan.split.software, what, || {
+    let outcome = exercise(&map, layout, layout, what, || {
         run.software_resident_bytes = frames.resident_bytes();
     })?;
     note(run, &outcome);
@@ -186,73 +189,176 @@ fn tear_down<S: VmemmapSpace>(map: Vmemmap<S, DemoEnv>, frames: &HostFrames) -> 
     )))
 }
 
-fn told(plans: &[Plan<'_>], budget: &Budget, runs: &[Run]) -> String {
+/// What goes where, for each page size.
+fn planned(context: &Context, plans: &[Plan<'_>], budget: &Budget) -> String {
     let mut text = format!(
         "\nplan: {} mappings are left of vm.max_map_count = {}, and {} of memory may be used\n",
         budget.mappings.mappings(),
         budget.mappings.limit,
         rough(budget.memory),
     );
-    for (plan, run) in plans.iter().zip(runs) {
-        text += &placed(plan, run);
+    let bytes = |layout: &Layout| rough(layout.frames() << context.geometry.base_shift());
+    for plan in plans {
+        let Plan { page, need, split, .. } = plan;
+        let runs = match need.tails {
+            Order::ZERO => String::new(),
+            tails => format!(", tails in runs of {} frames", tails.frames()),
+        };
+        text += &format!("  {:>4}: {} mappings and {}{runs}: ", page.name, need.mappings, rough(need.memory));
+        text += &match split.software.is_empty() && split.counted.is_empty() {
+            true => "all of it for real\n".to_owned(),
+            false => format!(
+                "TOO MUCH; {} of memory for real, {} in software tables, {} only counted\n",
+                bytes(&split.real),
+                bytes(&split.software),
+                bytes(&split.counted),
+            ),
+        };
     }
-    let rows: Vec<_> = runs.iter().map(row).collect();
-    let head = [
-        "page",
-        "frames",
-        "flat",
-        "resident",
-        "page tables",
-        "saved net",
-        "mappings' slab",
-        "build",
-        "lookup",
-        "checked",
-        "wrong",
-    ];
-    text + "\n" + &table(head, &rows, 1)
+    text
 }
 
-/// One line on where the descriptors of a page size go.
-fn placed(plan: &Plan<'_>, run: &Run) -> String {
-    let runs = match plan.need.tails {
-        Order::ZERO => String::new(),
-        tails => format!(", tails in runs of {} frames", tails.frames()),
-    };
-    let need = format!("{} mappings and {}{runs}", plan.need.mappings, rough(plan.need.memory));
-    let software = run.software_bytes - run.counted_bytes;
-    match (software, run.counted_bytes) {
-        (0, 0) => format!("  {:>4}: {need}: all of it for real\n", run.page),
-        (software, counted) => format!(
-            "  {:>4}: {need}: TOO MUCH; {} of memory in software tables ({}), {} only counted ({}), the rest for \
-             real\n",
-            run.page,
-            rough(software),
-            rough(run.software_resident_bytes),
-            rough(counted),
-            rough(run.counted_resident_bytes),
-        ),
-    }
-}
-
-fn row(run: &Run) -> [String; 11] {
+/// What came of it, a column for each page size.
+fn built(runs: &[Run]) -> String {
     let known = |bytes: Option<u64>| bytes.map_or("-".to_owned(), rough);
-    let percent = run.saved_bytes as f64 * 100.0 / run.flat_bytes.max(1) as f64;
-    let saved = match u64::try_from(run.saved_bytes) {
-        Ok(bytes) => format!("{} ({percent:.2} %)", rough(bytes)),
-        Err(_) => format!("-{} ({percent:.2} %)", rough(run.saved_bytes.unsigned_abs())),
+    let row = |name: &str, show: &dyn Fn(&Run) -> String| {
+        let cells: Vec<_> = std::iter::once(name.to_owned()).chain(runs.iter().map(show)).collect();
+        cells
     };
-    [
-        run.page.clone(),
-        run.frames.to_string(),
-        rough(run.flat_bytes),
-        rough(run.resident_bytes),
-        known(run.table_bytes),
-        saved,
-        known(run.mapping_slab_bytes),
-        format!("{:.3} s", run.build_seconds),
-        run.lookup_ns.map_or("-".to_owned(), |ns| format!("{ns:.2} ns")),
-        run.checked().to_string(),
-        run.wrong().to_string(),
-    ]
+    let mut rows = vec![
+        row("frames", &|run| run.frames.to_string()),
+        row("descriptors, flat", &|run| rough(run.flat_bytes)),
+        row("resident, says the OS", &|run| rough(run.resident_bytes)),
+        row("growth of page tables", &|run| known(run.table_bytes)),
+    ];
+    if runs.iter().any(|run| run.software_bytes > 0) {
+        rows.push(row("in software tables", &|run| rough(run.software_resident_bytes)));
+        rows.push(row("only counted", &|run| rough(run.counted_resident_bytes)));
+    }
+    rows.extend([
+        row("saved, net", &saved),
+        row("slab for mappings (*)", &|run| known(run.mapping_slab_bytes)),
+        row("time to build", &|run| format!("{:.3} s", run.build_seconds)),
+        row("head lookup", &|run| run.lookup_ns.map_or("-".to_owned(), |ns| format!("{ns:.2} ns"))),
+        row("descriptors compared", &|run| run.descriptors_checked.to_string()),
+        row("heads looked up", &|run| run.lookups_checked.to_string()),
+        row("blocks used", &|run| run.references_checked.to_string()),
+        row("holes probed", &|run| run.holes_checked.to_string()),
+        row("wrong", &|run| run.wrong().to_string()),
+    ]);
+    let head = std::iter::once("pages of").chain(runs.iter().map(|run| run.page.as_str()));
+    let note =
+        "(*) what the kernel keeps for mappings of a process; a kernel that does this itself has none\n";
+    format!("\n{}{note}", table(head, rows, 1))
+}
+
+fn saved(run: &Run) -> String {
+    let percent = run.saved_bytes as f64 * 100.0 / run.flat_bytes.max(1) as f64;
+    let sign = if run.saved_bytes < 0 { "-" } else { "" };
+    format!("{sign}{} ({percent:.2} %)", rough(run.saved_bytes.unsigned_abs()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::demo::memory_map::{MemoryMap, Source};
+    use crate::machine;
+    use crate::size::Size;
+    use mmkit_host::MappingBudget;
+
+    const GIB: u64 = 1 << 30;
+
+    /// This machine with `bytes` of memory at address 0, if it is one that the demo knows.
+    fn context(bytes: u64, page: &str, source: Source) -> Option<Context> {
+        let geometry = machine::geometry()?;
+        let memory = MemoryMap { source, ..MemoryMap::given(Size(bytes)) };
+        let pages = super::super::page::pages(geometry, &[page.parse().unwrap()]).ok()?;
+        Some(Context { geometry, frames: memory.frames(geometry), memory, pages, json: true })
+    }
+
+    /// A budget of so many mappings beside those that there are, and so much memory.
+    fn budget(mappings: u64, memory: u64) -> Budget {
+        let others = mmkit_host::mapping_budget().unwrap().others + 1000;
+        let limit = others + mappings;
+        Budget { mappings: MappingBudget { limit, others }, memory }
+    }
+
+    fn run(context: &Context, budget: &Budget) -> Result<Run, Failure> {
+        let plan = plan(context, &context.pages[0], budget)?;
+        one(context, &plan, budget)
+    }
+
+    #[test]
+    fn all_of_it_fits() {
+        let Some(context) = context(GIB, "2M", Source::Iomem) else { return };
+        let run = run(&context, &budget(2000, GIB)).unwrap();
+        assert_eq!((run.wrong(), run.first_wrong, run.software_bytes), (0, None, 0));
+        assert_eq!((run.lookups_checked, run.descriptors_checked), (run.frames, run.frames));
+        assert!(
+            run.resident_bytes >= run.flat_bytes / 8 && run.resident_bytes < run.flat_bytes / 7,
+            "{run:?}"
+        );
+    }
+
+    #[test]
+    fn too_many_mappings_go_to_software_tables() {
+        let Some(context) = context(2 * GIB, "2M", Source::Iomem) else { return };
+        let run = run(&context, &budget(1000, GIB)).unwrap();
+        assert_eq!((run.wrong(), run.lookups_checked, run.descriptors_checked), (0, run.frames, run.frames));
+        assert!(run.software_bytes > GIB && run.software_bytes < 2 * GIB, "{run:?}");
+        assert_eq!((run.counted_bytes, run.counted_resident_bytes), (0, 0));
+        // Both places keep one page of eight, and the software one also has tables.
+        let spent = run.resident_bytes + run.software_resident_bytes;
+        assert!(spent >= run.flat_bytes / 8 && spent < run.flat_bytes / 7, "{run:?}");
+        assert!(run.mappings <= 1000);
+    }
+
+    #[test]
+    fn too_much_memory_is_counted() {
+        let Some(context) = context(4 * GIB, "base", Source::Iomem) else { return };
+        // 64 MiB of descriptors in 16 MiB at a time, beside the slack.
+        let run = run(&context, &budget(1000, 32 << 20)).unwrap();
+        assert_eq!(run.wrong(), 0);
+        assert!(run.lookups_checked > 0 && run.lookups_checked < run.frames / 2, "{run:?}");
+        assert!(run.counted_bytes > 2 * GIB && run.counted_bytes < run.software_bytes, "{run:?}");
+        let counted = run.counted_bytes / context.geometry.base_bytes();
+        assert_eq!(counted + run.lookups_checked, run.frames);
+        assert!(run.counted_resident_bytes >= counted * DESCRIPTOR_BYTES);
+    }
+
+    #[test]
+    fn what_was_asked_for_is_built_for_real_or_refused() {
+        let Some(context) = context(2 * GIB, "2M", Source::Given) else { return };
+        let refused = |budget: &Budget| match run(&context, budget) {
+            Err(Failure::Run(message)) => message,
+            other => panic!("{other:?}"),
+        };
+        let few = budget(100, GIB);
+        let message = refused(&few);
+        assert!(message.contains(&format!("vm.max_map_count = {}", few.mappings.limit)), "{message}");
+        let message = refused(&budget(3000, 1 << 20));
+        assert!(message.contains("1 MiB may be used"), "{message}");
+    }
+
+    #[test]
+    fn a_memory_map_that_was_built_otherwise_is_noticed() {
+        let Some(context) = context(GIB, "2M", Source::Given) else { return };
+        let Some(order) = context.geometry.order_of_bytes(2 << 20) else { return };
+        let frames = HostFrames::new(1 << 16).unwrap();
+        let budget = budget(4000, GIB);
+        let planned = Layout::new(context.geometry, &context.frames, order);
+        let space = HostSpace::new(&frames, planned.end(), Order::ZERO, budget.mappings).unwrap();
+        let map = Vmemmap::new(*context.geometry, space, env(&frames)).unwrap();
+        // The second half of what is built is single frames, and one more subsection is there than planned.
+        let mut built = planned.clone();
+        let half = planned.frames() / 2;
+        let (low, high) = planned.pieces[0].range.split_at(half).unwrap();
+        built.pieces[0].range = low;
+        built.pieces.push(super::super::layout::Piece { range: high, order: Order::ZERO });
+        let outcome = exercise(&map, &built, &planned, String::new(), || {}).unwrap();
+        assert_eq!(outcome.descriptors.wrong, half);
+        assert_eq!(outcome.descriptors.first, Some(high.start()));
+        assert_eq!(outcome.lookups.wrong, half - (half >> order.get()));
+        assert_eq!(outcome.references.wrong, half >> order.get());
+    }
 }

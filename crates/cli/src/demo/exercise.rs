@@ -30,13 +30,14 @@ pub(super) struct Outcome {
     pub(super) references: Tally,
 }
 
-/// Populates `map` with the layout, and checks every frame of it.
+/// Populates `map` with `layout`, and checks every frame against `expected`: the same, except in tests.
 ///
 /// `between` is called once everything has been read through the mapping: then all page tables that will ever be there
 /// are there.
 pub(super) fn exercise<S: VmemmapSpace>(
     map: &Vmemmap<S, DemoEnv>,
     layout: &Layout,
+    expected: &Layout,
     what: String,
     between: impl FnOnce(),
 ) -> Result<Outcome, Failure> {
@@ -55,16 +56,16 @@ pub(super) fn exercise<S: VmemmapSpace>(
     }
     outcome.build = begun.elapsed();
 
-    for slice in slices(layout) {
+    for slice in slices(expected) {
         let reader = map.enter();
         let read = |pfn| Some(reader.page(pfn)?.words());
         outcome.descriptors.add(check::descriptors(&slice, geometry.min_dedup_order(), read));
         progress.advance(slice.range.frames());
     }
-    outcome.holes = check::holes(layout, geometry.frames_per_subsection(), |pfn| map.head(pfn).is_some());
+    outcome.holes = check::holes(expected, geometry.frames_per_subsection(), |pfn| map.head(pfn).is_some());
     between();
 
-    for slice in slices(layout) {
+    for slice in slices(expected) {
         let begun = Instant::now();
         let tally = check::heads(&slice, |pfn| map.head(pfn));
         outcome.looking += begun.elapsed();
@@ -72,7 +73,7 @@ pub(super) fn exercise<S: VmemmapSpace>(
         progress.advance(slice.range.frames());
     }
 
-    for slice in slices(layout) {
+    for slice in slices(expected) {
         outcome.references.add(references(map, geometry, &slice));
         progress.advance(slice.range.frames());
     }

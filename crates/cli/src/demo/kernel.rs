@@ -11,13 +11,13 @@ use crate::machine;
 use crate::size::rough;
 
 /// The part `kernel`.
-pub(super) fn run(context: &Context, report: &mut Report) -> Result<String, Failure> {
+pub(super) fn run(context: &Context, report: &mut Report) -> Result<(), Failure> {
     let counters = procfs::vmstat().unwrap_or_default();
     let Some(bytes) = memmap_bytes(&counters, machine::page_bytes()) else {
         report
             .skipped
             .push("/proc/vmstat has no nr_memmap_pages: what the kernel spends is not known".to_owned());
-        return Ok(String::new());
+        return Ok(());
     };
     report.kernel_memmap_bytes = Some(bytes);
     let mut text = format!(
@@ -30,7 +30,7 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<String, Fail
             text += &saved(run, bytes);
         }
     }
-    Ok(text)
+    context.say(&text)
 }
 
 /// `nr_memmap_pages` (allocated later) and `nr_memmap_boot_pages` (from boot) together; `None` before Linux 6.11.
@@ -40,20 +40,28 @@ fn memmap_bytes(counters: &HashMap<String, i64>, page: u64) -> Option<u64> {
     Some((later + boot) * page)
 }
 
-/// What the kernel would save if it kept its descriptors as this run did.
+/// What the kernel would save if it kept its descriptors as this run did: the same share of them. (The run may be for
+/// a little less memory than the kernel's, where only its size is known.)
 fn saved(run: &Run, bytes: u64) -> String {
-    let ours = (run.flat_bytes as i64 - run.saved_bytes).unsigned_abs();
-    match bytes.checked_sub(ours) {
-        Some(saved) if saved > 0 => {
-            format!("  all of it as {} pages: {} would be saved\n", run.page, rough(saved))
-        }
-        _ => format!("  all of it as {} pages: nothing would be saved\n", run.page),
+    let share = run.saved_bytes.max(0) as f64 / run.flat_bytes.max(1) as f64;
+    let saved = (bytes as f64 * share) as u64;
+    match saved {
+        0 => format!("  all of it as {} pages: nothing would be saved\n", run.page),
+        _ => format!("  all of it as {} pages: {} would be saved\n", run.page, rough(saved)),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kernel_saves_its_share() {
+        let run = Run { page: "2M".into(), flat_bytes: 384, saved_bytes: 336, ..Run::default() };
+        assert_eq!(saved(&run, 384 << 20), "  all of it as 2M pages: 336 MiB would be saved\n");
+        let run = Run { saved_bytes: -1, ..run };
+        assert_eq!(saved(&run, 384 << 20), "  all of it as 2M pages: nothing would be saved\n");
+    }
 
     #[test]
     fn both_counters_count() {

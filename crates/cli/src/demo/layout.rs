@@ -38,11 +38,16 @@ impl Layout {
                     blocks.push(Piece { range: PfnRange::block(pfn, subsection), order: Order::ZERO });
                 }
             }
-            for (pfn, order) in whole.into_iter().flat_map(|whole| whole.blocks(max)) {
-                blocks.push(Piece { range: PfnRange::block(pfn, order), order });
+            match whole {
+                // Every block is a part of a subsection, and there is nothing to cut.
+                Some(range) if max <= subsection => blocks.push(Piece { range, order: max }),
+                Some(range) => blocks.extend(
+                    range.blocks(max).map(|(pfn, order)| Piece { range: PfnRange::block(pfn, order), order }),
+                ),
+                None => {}
             }
         }
-        // Two ranges may have a part of the same subsection.
+        // Two ranges may have a part of the same subsection each.
         blocks.sort_by_key(|piece| piece.range.start());
         blocks.dedup();
         Self { pieces: joined(one_order_by_section(geometry, blocks)) }
@@ -87,7 +92,8 @@ impl Piece {
     }
 }
 
-/// Cuts blocks that can share their tails to the smallest such order of their section.
+/// Cuts blocks that can share their tails to the smallest such order of their section. Pieces of more than a section
+/// have their sections for themselves, or are of the smallest order that there is.
 fn one_order_by_section(geometry: &Geometry, blocks: Vec<Piece>) -> Vec<Piece> {
     let shares = |piece: &Piece| piece.order >= geometry.min_dedup_order();
     let section = |piece: &Piece| geometry.section_of(piece.range.start());

@@ -34,8 +34,8 @@ use crate::size::{Size, exact, rough};
 pub(crate) struct Part {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
-    /// Does it, notes it in the report, and tells it to humans.
-    run: fn(&Context, &mut Report) -> Result<String, Failure>,
+    /// Does it, notes it in the report, and says it to humans.
+    run: fn(&Context, &mut Report) -> Result<(), Failure>,
 }
 
 /// All parts, in their order.
@@ -51,8 +51,8 @@ struct Context {
     memory: MemoryMap,
     /// The whole frames of the memory.
     frames: Vec<PfnRange>,
-    /// Lowest order first, as far as the user has not said otherwise.
     pages: Vec<Page>,
+    json: bool,
 }
 
 impl Context {
@@ -72,7 +72,12 @@ impl Context {
             None => MemoryMap::of_this_machine()?,
         };
         let frames = memory.frames(geometry);
-        Ok(Self { geometry, memory, frames, pages })
+        Ok(Self { geometry, memory, frames, pages, json: args.json })
+    }
+
+    /// Tells humans. What programs read is the report.
+    fn say(&self, text: &str) -> Result<(), Failure> {
+        if self.json { Ok(()) } else { print(text) }
     }
 
     /// Whether the user said how much memory. Then it is built as it is, or not at all.
@@ -94,22 +99,15 @@ pub(crate) fn run(args: &DemoArgs) -> Result<(), Failure> {
     let begun = Instant::now();
     let context = Context::new(args)?;
     let mut report = Report::new(&context);
-    if !args.json {
-        print(&introduction(&context))?;
-    }
-    for part in
-        PARTS.iter().filter(|part| args.only.is_empty() || args.only.iter().any(|name| name == part.name))
-    {
-        let text = (part.run)(&context, &mut report)?;
-        if !args.json {
-            print(&text)?;
-        }
+    context.say(&introduction(&context))?;
+    let wanted = |part: &&Part| args.only.is_empty() || args.only.iter().any(|name| name == part.name);
+    for part in PARTS.iter().filter(wanted) {
+        (part.run)(&context, &mut report)?;
     }
     report.seconds = begun.elapsed().as_secs_f64();
+    context.say(&ending(&report))?;
     if args.json {
         print_json(&report)?;
-    } else {
-        print(&ending(&report))?;
     }
     report.verdict()
 }
@@ -132,7 +130,7 @@ fn introduction(context: &Context) -> String {
 }
 
 fn ending(report: &Report) -> String {
-    let mut text = String::new();
+    let mut text = "\n".to_owned();
     for skipped in &report.skipped {
         text += &format!("skipped: {skipped}\n");
     }

@@ -114,9 +114,4 @@ impl Run {
     pub(super) fn wrong(&self) -> u64 {
         self.lookups_wrong + self.descriptors_wrong + self.holes_wrong + self.references_wrong
     }
-
-    /// Things that were looked at.
-    pub(super) fn checked(&self) -> u64 {
-        self.lookups_checked + self.descriptors_checked + self.holes_checked + self.references_checked
-    }
 }

@@ -6,10 +6,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mmkit_addr::{Geometry, Level, NodeId, Pfn, VirtAddr, VirtRange};
+use mmkit_frame::Env;
 use mmkit_frame::Frames;
 use mmkit_frame::test_util::TestFrames;
 use mmkit_pgtable::{
-    Backing, Batch, Change, Entry, Env, Mapping, Mmu, Prot, Released, Tables, TryAgain, Visited,
+    Backing, Batch, Change, Entry, Mapping, Mmu, Prot, Released, TableEnv, Tables, TryAgain, Visited,
 };
 use mmkit_sync::{Readers, SpinLock, Tally};
 
@@ -77,7 +78,6 @@ unsafe impl<'a> Env for TestEnv<'a> {
     type Map = &'a TestFrames;
     type Lock = SpinLock;
     type Read = Readers;
-    type Mmu = TestMmu;
     type Events = Tally;
 
     fn frames(&self) -> &Frames<&'a TestFrames, &'a TestFrames> {
@@ -86,11 +86,17 @@ unsafe impl<'a> Env for TestEnv<'a> {
     fn read_side(&self) -> &Readers {
         &self.readers
     }
-    fn mmu(&self) -> &TestMmu {
-        &self.mmu
-    }
     fn events(&self) -> &Tally {
         &self.tally
+    }
+}
+
+// SAFETY: the field is never exchanged.
+unsafe impl TableEnv for TestEnv<'_> {
+    type Mmu = TestMmu;
+
+    fn mmu(&self) -> &TestMmu {
+        &self.mmu
     }
 }
 
@@ -123,14 +129,14 @@ pub(crate) fn repeat(frame: u64) -> Mapping {
 }
 
 /// Flushes, and returns what came back, in order.
-pub(crate) fn flush<E: Entry, V: Env>(batch: Batch<'_, E, V>) -> Vec<Released> {
+pub(crate) fn flush<E: Entry, V: TableEnv>(batch: Batch<'_, E, V>) -> Vec<Released> {
     let mut released = Vec::new();
     batch.flush(|item| released.push(item)).expect("no reader is open");
     released
 }
 
 /// Every entry, as a walker sees it.
-pub(crate) fn entries<E: Entry, V: Env>(tables: &Tables<E, V>) -> Vec<Visited> {
+pub(crate) fn entries<E: Entry, V: TableEnv>(tables: &Tables<E, V>) -> Vec<Visited> {
     let mut all = Vec::new();
     tables.read().visit_all(|entry| all.push(entry));
     all

@@ -3,7 +3,7 @@
 #![allow(dead_code, unreachable_pub)]
 #![allow(missing_docs)]
 
-mod soft;
+pub mod soft;
 #[cfg(feature = "pgtable")]
 mod tables;
 
@@ -96,8 +96,8 @@ unsafe impl<'a, R: ReadSide> Env for TestEnv<'a, R> {
     }
 }
 
-// SAFETY: the slots are the environment's own, so whoever has them has its frames.
-unsafe impl<R: ReadSide> VmemmapEnv for TestEnv<'_, R> {
+// SAFETY: the slots are the environment's own, and no test makes a second memory map of it while there is one.
+unsafe impl<R: ReadSide> VmemmapEnv for &TestEnv<'_, R> {
     fn tail_slots(&self) -> &[TailSlot] {
         &self.slots
     }
@@ -168,7 +168,11 @@ pub fn expected(geometry: &Geometry, number: u64, order: Order, place: Place) ->
         return Template::tail(order, place).words();
     }
     let pages = order.frames() * 64 / geometry.base_bytes();
-    if pages >= 2 { Template::head_of_shared(order, place).words() } else { Template::head(order, place).words() }
+    if pages >= 2 {
+        Template::head_of_shared(order, place).words()
+    } else {
+        Template::head(order, place).words()
+    }
 }
 
 /// Checks that every frame of `range` is there, and has the words and the head that it should.
@@ -247,4 +251,21 @@ macro_rules! over_spaces {
             $($(#[$meta])* #[test] fn $name() { super::$name::<super::common::InTables>(); })*
         }
     };
+}
+
+/// A geometry with small sections, so that a test can look at all of it. Shifts are in bytes.
+pub fn small(base_shift: u8, section_shift: u8, huge: &'static [u8]) -> Geometry {
+    use mmkit_addr::{GeometrySpec, HugeKind, Level};
+    let level = Level::LAST;
+    let huge: Vec<_> = huge.iter().map(|&shift| (shift, HugeKind::Contiguous(level))).collect();
+    Geometry::new(GeometrySpec {
+        name: "small",
+        aliases: &[],
+        base_shift,
+        index_bits: &[11, 11, 11],
+        huge_pages: &huge,
+        section_shift,
+        physical_bits: 52,
+    })
+    .unwrap()
 }

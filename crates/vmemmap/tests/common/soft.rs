@@ -32,13 +32,16 @@ struct State {
     pages: BTreeMap<u64, Behind>,
     /// Frames that were unmapped and wait for their flush.
     stale: BTreeSet<Pfn>,
-    /// The bytes of each tail frame when it was first mapped.
+    /// Frames behind pages of their own.
+    own: BTreeSet<Pfn>,
+    /// The bytes of each tail frame when it was first mapped, and how many pages have it.
     tails: BTreeMap<Pfn, (Vec<u64>, u64)>,
     flushes: u64,
     maps: u64,
     unmaps: u64,
     fail_map: Option<u64>,
     fail_unmap: Option<u64>,
+    tolerant: bool,
 }
 
 /// An address space in a map of the standard library. Its pages are frames of a test allocator.
@@ -74,6 +77,11 @@ impl<'a> Soft<'a> {
     /// Makes the `k`-th unmap from now on fail, once.
     pub fn fail_unmap(&self, k: u64) {
         self.lock().fail_unmap = Some(k);
+    }
+
+    /// Answers a second map of a page with an error from now on, instead of a panic.
+    pub fn tolerate_occupied(&self) {
+        self.lock().tolerant = true;
     }
 
     /// Ends failures; says whether one is still to come.
@@ -114,11 +122,10 @@ impl<'a> Soft<'a> {
     }
 
     fn words(&self, frame: Pfn) -> Vec<u64> {
+        let frames = self.frames.frames();
         // SAFETY: the frame holds tails, is out, and is only read since.
-        let words = unsafe { self.frames.frames() .words(frame).map(|words| {
-            words.iter().map(|word| word.load(core::sync::atomic::Ordering::Relaxed)).collect()
-        }) };
-        words.unwrap_or_else(|| panic!("no memory behind {frame:?}"))
+        let words = unsafe { frames.words(frame) }.unwrap_or_else(|| panic!("no memory behind {frame:?}"));
+        words.iter().map(|word| word.load(core::sync::atomic::Ordering::Relaxed)).collect()
     }
 
     fn behind(&self, backing: Backing, start: u64, page: u64) -> Behind {
@@ -177,6 +184,10 @@ unsafe impl VmemmapSpace for Soft<'_> {
         if strikes(&mut state.fail_map) {
             return Err(MapError::TooManyMappings { needed: 2, limit: 1 });
         }
+        if let Some(&page) = state.pages.range(pages.clone()).next().map(|(page, _)| page) {
+            assert!(state.tolerant, "page {page:#x} is mapped twice");
+            return Err(MapError::Occupied { page });
+        }
         for page in pages.clone() {
             let behind = self.behind(backing, pages.start, page);
             let frame = behind.frame();
@@ -189,11 +200,9 @@ unsafe impl VmemmapSpace for Soft<'_> {
                 assert_eq!(known.0, words, "the shared tail in {frame:?} was written");
                 known.1 += 1;
             } else {
-                let other = state.pages.iter().find(|(_, other)| other.frame() == frame);
-                assert_eq!(other, None, "{frame:?} stands behind two pages");
+                assert!(state.own.insert(frame), "{frame:?} stands behind two pages");
             }
-            let before = state.pages.insert(page, behind);
-            assert_eq!(before, None, "page {page:#x} is mapped twice");
+            state.pages.insert(page, behind);
         }
         Ok(())
     }
@@ -218,6 +227,7 @@ unsafe impl VmemmapSpace for Soft<'_> {
                     state.tails.remove(&frame);
                 }
             } else {
+                state.own.remove(&frame);
                 state.stale.insert(frame);
             }
             taken.push((page, behind));

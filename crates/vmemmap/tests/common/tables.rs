@@ -2,8 +2,9 @@
 //! Page tables that no processor walks.
 
 use mmkit_addr::{Geometry, NodeId};
+use mmkit_frame::Bare;
 use mmkit_frame::test_util::TestFrames;
-use mmkit_pgtable::{Bare, X86_64};
+use mmkit_pgtable::X86_64;
 use mmkit_vmemmap::TableSpace;
 
 use super::Fixture;

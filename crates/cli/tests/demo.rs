@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `mmkit demo`, small.
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use common::{json, stdout};
+use serde_json::Value;
+
+const GIB: u64 = 1 << 30;
+
+#[test]
+fn a_gib_of_every_page_size() {
+    let report = json(&["demo", "--memory", "1G", "--json"]);
+    assert_eq!(report["memory_map"], serde_json::json!([{ "start": 0, "end": GIB }]));
+    assert_eq!(report["tail_write_faulted"], Value::Bool(true));
+    assert!(report["tail_write_address"].as_u64().unwrap() > 0);
+    let vmstat = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    assert_eq!(report["kernel_memmap_bytes"].is_u64(), vmstat.contains("nr_memmap_boot_pages"));
+
+    let runs = report["runs"].as_array().unwrap();
+    assert!(runs.len() >= 2 && runs[0]["page"] == "base");
+    for run in runs {
+        let number = |key: &str| run[key].as_u64().unwrap_or_else(|| panic!("no {key} in {run}"));
+        let frames = GIB / rustix::param::page_size() as u64;
+        assert_eq!(number("memory_bytes"), GIB);
+        assert_eq!(number("flat_bytes"), frames * 64);
+        assert_eq!(number("software_bytes"), 0);
+        for what in ["lookups", "descriptors"] {
+            assert_eq!(number(&format!("{what}_checked")), frames, "{run}");
+        }
+        for what in ["lookups", "descriptors", "holes", "references"] {
+            assert_eq!(number(&format!("{what}_wrong")), 0, "{run}");
+        }
+        assert!(
+            number("references_checked") > 0 && number("resident_bytes") > 0 && number("table_bytes") > 0
+        );
+        assert!(run["build_seconds"].as_f64().unwrap() > 0.0 && run["lookup_ns"].as_f64().unwrap() > 0.0);
+    }
+}
+
+/// One page of eight at 2M, one of 4096 at 1G; beside it a run of tails, and a page or two of the section table.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn resident_bytes_are_those_of_the_pages_kept() {
+    let report =
+        json(&["demo", "--memory", "4G", "--page", "2M", "--page", "1G", "--only", "build", "--json"]);
+    let run = |page: usize| &report["runs"][page];
+    let (small, large) =
+        (run(0)["resident_bytes"].as_u64().unwrap(), run(1)["resident_bytes"].as_u64().unwrap());
+    let tails = |page: usize| run(page)["tail_run_frames"].as_u64().unwrap();
+    assert!((2048 + tails(0)..2048 + tails(0) + 4).contains(&(small / 4096)), "{small}");
+    assert!((4 + tails(1)..4 + tails(1) + 4).contains(&(large / 4096)), "{large}");
+    assert_eq!(
+        (run(0)["references_checked"].as_u64(), run(1)["references_checked"].as_u64()),
+        (Some(2048), Some(4))
+    );
+    // Parts that were not asked for were not done.
+    assert!(report["tail_write_faulted"].is_null() && report["kernel_memmap_bytes"].is_null());
+}
+
+/// 1.5 GiB as 1G pages, by default sizes: one of them, and a half that is used as the next smaller order.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn edges_go_to_the_next_smaller_order() {
+    let report = json(&["demo", "--memory", "1536M", "--only", "build", "--json"]);
+    let runs = report["runs"].as_array().unwrap();
+    let large = runs.iter().find(|run| run["page"] == "1G").unwrap();
+    assert_eq!(large["references_checked"].as_u64(), Some(2));
+    assert_eq!(large["lookups_checked"].as_u64(), Some(3 << 17));
+    assert!(runs.iter().all(|run| run["lookups_wrong"] == 0 && run["descriptors_wrong"] == 0));
+}
+
+#[test]
+fn parts_can_be_chosen() {
+    let report = json(&["demo", "--memory", "1G", "--only", "tail-write", "--only", "kernel", "--json"]);
+    assert_eq!(report["runs"], Value::Array(vec![]));
+    assert_eq!(report["tail_write_faulted"], Value::Bool(true));
+}
+
+#[test]
+fn humans_get_a_table_and_no_bars() {
+    let text = stdout(&["demo", "--memory", "256M", "--page", "base"]);
+    for word in
+        ["the memory that --memory says: 256 MiB", "all of it for real", "resident", "wrong", "SIGSEGV"]
+    {
+        assert!(text.contains(word), "{word} is not in\n{text}");
+    }
+}
