@@ -6,13 +6,9 @@ use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
 use mmkit_addr::Geometry;
 
 #[cfg(all(target_os = "linux", target_pointer_width = "64", not(mmkit_loom)))]
-use crate::demo::{PARTS, PageArg};
+use crate::demo;
 use crate::failure::Failure;
 use crate::size::Size;
-
-/// The command that `demo` starts in a child process.
-#[cfg(all(target_os = "linux", target_pointer_width = "64", not(mmkit_loom)))]
-pub(crate) const TAIL_WRITE: &str = "tail-write-child";
 
 /// What page metadata costs, and what is saved by keeping one page of it for each huge page and sharing the rest.
 ///
@@ -30,53 +26,12 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     #[cfg(all(target_os = "linux", target_pointer_width = "64", not(mmkit_loom)))]
-    Demo(DemoArgs),
+    Demo(demo::DemoArgs),
     Plan(PlanArgs),
     /// Writes to a shared tail, and dies of it.
     #[cfg(all(target_os = "linux", target_pointer_width = "64", not(mmkit_loom)))]
-    #[command(name = TAIL_WRITE, hide = true)]
+    #[command(name = demo::TAIL_WRITE, hide = true)]
     TailWrite,
-}
-
-/// Build the descriptors of this machine's memory in this process, and check every byte of them.
-///
-/// For each page size: plans what fits; builds it out of real memory, with tails that the processor finds in one shared
-/// place; reads all 64 bytes of every descriptor; looks up the head of every frame; takes and drops a reference on every
-/// block; tears all down. Then a child process writes to a shared tail, and is killed by SIGSEGV. It ends with what the
-/// running kernel spends on its own descriptors.
-///
-/// Resident bytes are those that the operating system reports. It needs no privilege, takes less than a minute, and
-/// says what it had to skip.
-#[cfg(all(target_os = "linux", target_pointer_width = "64", not(mmkit_loom)))]
-#[derive(Debug, ClapArgs)]
-pub(crate) struct DemoArgs {
-    /// How much memory to build for, from address 0 on; without it the memory of this machine, holes and all.
-    ///
-    /// What is asked for is built for real, or it is an error. Without --memory, what does not fit goes to software
-    /// tables or is only counted, and the output says so.
-    #[arg(long, value_name = "SIZE")]
-    pub(crate) memory: Option<Size>,
-
-    /// The size of the pages that it is used as: base, 2M or 1G (on x86-64); may be repeated. All of these if not given.
-    ///
-    /// Edges that such a page does not fit are used as smaller ones.
-    #[arg(long = "page", value_name = "SIZE")]
-    pub(crate) pages: Vec<PageArg>,
-
-    /// Do this part only; may be repeated.
-    #[arg(long, value_name = "PART", value_parser = parts())]
-    pub(crate) only: Vec<String>,
-
-    /// Print one JSON object; sizes are in bytes.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// The names of the demo's parts.
-#[cfg(all(target_os = "linux", target_pointer_width = "64", not(mmkit_loom)))]
-fn parts() -> clap::builder::PossibleValuesParser {
-    let parts = PARTS.iter().map(|part| clap::builder::PossibleValue::new(part.name).help(part.about));
-    clap::builder::PossibleValuesParser::new(parts)
 }
 
 /// Reckon what descriptors cost: flat, keep-2, keep-1, and keep-1 with shared tables.

@@ -29,7 +29,7 @@ impl<M: MemMap> fmt::Display for Dump<'_, '_, '_, M> {
         match State::of(tag, count) {
             State::Uninitialised => return f.write_str("not initialised"),
             State::Tail { order } => {
-                write!(f, "tail of {:?}, {order:?}", view.pfn().clear(tag.inner_mask()))?;
+                write!(f, "tail of {:?}, {order:?}", tag.head_of(view.pfn()))?;
             }
             State::Inside => f.write_str("inside a block")?,
             State::Free { order, parked } => {

@@ -106,11 +106,10 @@ pub unsafe trait MemMap: Sized {
         // claimed, changed and parked again meanwhile has this tag only if it is of this order again.
         let info = &block.page().info;
         let claimed = tag.with_parked(false).bits();
-        let exchanged = mutant!(
-            "page-claim-look-then-store",
-            info.set_tag(tag.bits(), claimed),
-            Ok::<(), u32>(info.store_unique(0, claimed))
-        );
+        let exchanged = mutant!("page-claim-look-then-store", info.set_tag(tag.bits(), claimed), {
+            info.store_unique(0, claimed);
+            Ok::<(), u32>(())
+        });
         match exchanged {
             Ok(()) => {
                 block.page().written();

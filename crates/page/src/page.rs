@@ -32,7 +32,7 @@ use crate::tag::Tag;
 ///
 /// And none can be made but of zeroes, or copied:
 ///
-/// ```compile_fail,E0599
+/// ```compile_fail,E0277
 /// fn copy(page: &mmkit_page::Page) -> mmkit_page::Page {
 ///     mmkit_page::Page::clone(page)
 /// }

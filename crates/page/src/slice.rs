@@ -39,7 +39,8 @@ use crate::{MemMap, Page};
 /// let _ = (map.range(), around);
 /// ```
 pub struct SliceMap<'a> {
-    base: NonNull<Page>,
+    /// Where the descriptor of frame 0 would be. Only from the frames of `range` does it lead to memory.
+    frame_zero: *mut Page,
     range: PfnRange,
     _pages: PhantomData<&'a mut [Page]>,
 }
@@ -61,7 +62,8 @@ impl<'a> SliceMap<'a> {
     pub fn new(pages: &'a mut [Page], first: Pfn) -> Option<Self> {
         let range = PfnRange::new(first, pages.len() as u64)?;
         pages.fill_with(Page::new);
-        Some(Self { base: NonNull::from(pages).cast(), range, _pages: PhantomData })
+        // SAFETY: one descriptor for each frame of `range`, all zero, borrowed exclusively for `'a`.
+        Some(unsafe { Self::from_raw_parts(NonNull::from(pages).cast(), range) })
     }
 
     /// A map of the frames of `range` over the descriptors from `base` up, as they stand.
@@ -79,7 +81,9 @@ impl<'a> SliceMap<'a> {
     ///   it under the same frame number; and each block lies in `range` as a whole.
     #[must_use]
     pub unsafe fn from_raw_parts(base: NonNull<Page>, range: PfnRange) -> Self {
-        Self { base, range, _pages: PhantomData }
+        // Kept without the first frame's number, which every lookup would have to subtract before it can load.
+        let frame_zero = base.as_ptr().wrapping_sub(range.start().get() as usize);
+        Self { frame_zero, range, _pages: PhantomData }
     }
 
     /// The frames of the map.
@@ -102,12 +106,13 @@ unsafe impl MemMap for SliceMap<'_> {
 
     #[inline]
     fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
-        let index = pfn.get().wrapping_sub(self.range.start().get());
-        if index >= self.range.frames() {
+        if pfn.get().wrapping_sub(self.range.start().get()) >= self.range.frames() {
             return None;
         }
-        // SAFETY: `index` is below the length of the slice that `base` points to, which fits the address space.
-        Some(unsafe { self.base.add(index as usize) })
+        let page = self.frame_zero.wrapping_add(pfn.get() as usize);
+        // SAFETY: the frame is in the range, so this is a descriptor of the slice, found from the slice's own pointer by
+        // going back and forth; where `usize` is shorter than a frame number both ways are cut alike.
+        Some(unsafe { NonNull::new_unchecked(page) })
     }
 }
 

@@ -159,7 +159,7 @@ impl<'m, M: MemMap> PageView<'m, '_, M> {
     #[must_use]
     pub fn head(&self) -> Pfn {
         let tag = Tag::from_bits(self.block.page().info.load().tag);
-        self.block.pfn.clear(tag.inner_mask())
+        tag.head_of(self.block.pfn)
     }
 
     /// What the frame is at this moment.
@@ -213,12 +213,12 @@ impl<'m, M: MemMap> PageView<'m, '_, M> {
     pub fn try_get(&self) -> Result<Folio<'m, M>, GetError> {
         let pfn = self.block.pfn;
         loop {
-            let (tag, _) = self.block.page().snapshot();
+            let (seen, _) = self.block.page().snapshot();
             // The mutant takes the frame's own word for writable.
-            let tag = mutant!("page-get-writes-tail", tag, {
-                Tag::from_bits(self.block.page().info.swap_tag(tag.bits()))
+            let tag = mutant!("page-get-writes-tail", seen, {
+                Tag::from_bits(self.block.page().info.swap_tag(seen.bits()))
             });
-            let head = pfn.clear(tag.inner_mask());
+            let head = tag.head_of(pfn);
             // SAFETY: the block does not outlive this call unless a reference is taken, which keeps its descriptors;
             // until then the reader that `self` borrows does.
             let block = unsafe { Block::new(self.block.map, head) }.ok_or(GetError::Absent { pfn: head })?;
@@ -256,15 +256,15 @@ impl<'m, M: MemMap> PageView<'m, '_, M> {
     /// Makes the frame a free block at rest, if its descriptor was not initialised.
     pub(crate) fn initialise(&self, place: Place) -> Result<(), ClaimError> {
         let page = self.block.page();
-        let tag = Tag::head(Order::ZERO).with_free(true);
-        let tag = mutant!("page-initialise-parked", tag, tag.with_parked(true));
-        if page.snapshot().0 != Tag::UNINITIALISED || page.info.set_tag(0, tag.bits()).is_err() {
+        let free = Tag::head(Order::ZERO).with_free(true);
+        let tag = mutant!("page-initialise-parked", free, free.with_parked(true));
+        if page.info.set_tag(Tag::UNINITIALISED.bits(), tag.bits()).is_err() {
             return Err(ClaimError::Initialised { pfn: self.block.pfn });
         }
         page.written();
         // The frame is ours now: not parked, so that nobody can claim it before its place is written.
         page.flags.store(place.bits(), mmkit_sync::atomic::Ordering::Relaxed);
-        self.block.retag(tag.with_parked(true));
+        self.block.retag(free.with_parked(true));
         Ok(())
     }
 }

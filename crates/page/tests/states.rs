@@ -194,6 +194,11 @@ fn only_rest_can_be_claimed_and_only_references_be_multiplied() {
 #[test]
 fn prep_makes_equal_tails_and_unprep_undoes_it() {
     on_map(8, 8, |map| {
+        for n in 8..16 {
+            let single = map.claim(pfn(n)).unwrap();
+            single.words()[1].store(n, Ordering::Relaxed);
+            single.halves()[2].store(7, Ordering::Relaxed);
+        }
         let free = block(map, 8, 3);
         assert_eq!(state(map, 8), State::Free { order: order(3), parked: false });
         assert!((9..16).all(|n| state(map, n) == State::Inside && head(map, n) == n));

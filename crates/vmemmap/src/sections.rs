@@ -117,7 +117,7 @@ impl Sections {
 
     /// The words of a node.
     #[inline]
-    fn node<'f, A: FrameAllocator, D: DirectMap>(frames: &'f Frames<A, D>, node: Link) -> Option<&'f [Word]> {
+    fn node<A: FrameAllocator, D: DirectMap>(frames: &Frames<A, D>, node: Link) -> Option<&[Word]> {
         // SAFETY: nodes are frames that this table took and gives back only when no lookup can be in them: after a
         // grace period, or while the table is borrowed exclusively. They are accessed as words only.
         unsafe { frames.words(node.pfn()?) }
@@ -450,3 +450,6 @@ impl Spare {
         }
     }
 }
+
+#[cfg(all(test, not(mmkit_loom)))]
+mod tests;

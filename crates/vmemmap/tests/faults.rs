@@ -143,11 +143,11 @@ fn is_map(error: VmemmapError) -> bool {
 fn populate_case(case: &Case) {
     on_map(case, |map, frames| {
         let count = populate_failures(case, map, frames, |k| frames.fail_nth(k), is_no_frame);
-        assert_eq!(count, case.allocations);
+        assert_eq!(count, case.allocations, "{:?}", case.then);
         let count = populate_failures(case, map, frames, |k| map.space().fail_map(k), is_map);
-        assert_eq!(count, case.maps);
+        assert_eq!(count, case.maps, "{:?}", case.then);
         // Both in one call: whichever comes first.
-        for first in [1, 2, 3, case.maps / 2 + 1, case.maps] {
+        for first in [1, case.maps / 2 + 1, case.maps] {
             let arm = |k| {
                 frames.fail_nth(k);
                 if k <= case.allocations {
@@ -243,7 +243,7 @@ fn cases() -> Vec<Case> {
             geometry: Geometry::ARM64_64K,
             before: vec![single(32 * 5, 32, 0)],
             then: single(32 * 6, 32 * 60, 0),
-            allocations: 1,
+            allocations: 2,
             maps: 1,
         },
         // A page of descriptors for four sections.
@@ -401,7 +401,7 @@ fn runs_of_tails_are_one_block() {
     assert_content(&map, all, order(9), place(0, 0));
     map.space().check_tails();
     let tails = common::own_and_shared(&map, all);
-    assert_eq!(tails, (4 + 1, 27), "7 of 8 frames of the run are used, page 1..=7 of each compound");
+    assert_eq!(tails, (4, 28), "pages 1..=7 of each compound stand in the frames 1..=7 of the run");
     map.remove(range(0, 512)).unwrap();
     assert_eq!(balance(&map, &frames).tails, 8);
     map.remove(range(512, 3 * 512)).unwrap();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `mmkit demo`: the memory map of this machine, built for real and checked, part by part.
 
+mod args;
 mod budget;
 mod build;
 mod check;
@@ -18,28 +19,27 @@ use std::time::Instant;
 
 use mmkit_addr::{Geometry, PfnRange};
 
-pub(crate) use page::PageArg;
+pub(crate) use args::{DemoArgs, TAIL_WRITE};
 pub(crate) use tail_write::child as write_to_a_tail;
 
 use self::memory_map::{MemoryMap, Source};
 use self::page::Page;
 use self::report::Report;
-use crate::args::DemoArgs;
 use crate::failure::Failure;
 use crate::machine;
 use crate::output::{print, print_json};
 use crate::size::{Size, exact, rough};
 
 /// Something that the demo shows. Each takes at most ten seconds on the reference machine.
-pub(crate) struct Part {
-    pub(crate) name: &'static str,
-    pub(crate) about: &'static str,
+struct Part {
+    name: &'static str,
+    about: &'static str,
     /// Does it, notes it in the report, and says it to humans.
     run: fn(&Context, &mut Report) -> Result<(), Failure>,
 }
 
 /// All parts, in their order.
-pub(crate) const PARTS: &[Part] = &[
+const PARTS: &[Part] = &[
     Part { name: "build", about: "build, read, look up, use and tear down descriptors", run: build::run },
     Part { name: "tail-write", about: "write to a shared tail, in a child process", run: tail_write::run },
     Part { name: "kernel", about: "what the running kernel spends on descriptors", run: kernel::run },

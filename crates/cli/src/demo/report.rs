@@ -115,3 +115,41 @@ impl Run {
         self.lookups_wrong + self.descriptors_wrong + self.holes_wrong + self.references_wrong
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(run: Run, tail_write_faulted: Option<bool>) -> Report {
+        Report {
+            arch: "x86-64",
+            memory_map_source: Source::Given,
+            memory_map: Vec::new(),
+            runs: vec![Run { page: "base".to_owned(), ..Run::default() }, run],
+            tail_write_faulted,
+            tail_write_address: None,
+            kernel_memmap_bytes: None,
+            skipped: Vec::new(),
+            seconds: 0.0,
+        }
+    }
+
+    #[test]
+    fn anything_wrong_is_a_failure() {
+        let right = Run { page: "2M".to_owned(), lookups_checked: 1, ..Run::default() };
+        assert!(report(right.clone(), None).verdict().is_ok());
+        assert!(report(right.clone(), Some(true)).verdict().is_ok());
+        assert!(report(right.clone(), Some(false)).verdict().is_err());
+        for wrong in [
+            Run { lookups_wrong: 1, ..right.clone() },
+            Run { descriptors_wrong: 1, ..right.clone() },
+            Run { holes_wrong: 1, ..right.clone() },
+            Run { references_wrong: 1, first_wrong: Some(0x200), ..right.clone() },
+        ] {
+            let Err(Failure::Run(message)) = report(wrong, Some(true)).verdict() else {
+                panic!("it was wrong")
+            };
+            assert!(message.contains("1 checks of 2M pages failed"), "{message}");
+        }
+    }
+}

@@ -12,9 +12,9 @@ use mmkit_vmemmap::Vmemmap;
 use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 
 use super::Context;
+use super::args::TAIL_WRITE;
 use super::env::env;
 use super::report::Report;
-use crate::args::TAIL_WRITE;
 use crate::failure::Failure;
 use crate::machine;
 use crate::output::print;

@@ -254,16 +254,28 @@ macro_rules! over_spaces {
 }
 
 /// A geometry with small sections, so that a test can look at all of it. Shifts are in bytes.
-pub fn small(base_shift: u8, section_shift: u8, huge: &'static [u8]) -> Geometry {
+pub fn small(base_shift: u8, section_shift: u8, huge: &[u8]) -> Geometry {
     use mmkit_addr::{GeometrySpec, HugeKind, Level};
-    let level = Level::LAST;
-    let huge: Vec<_> = huge.iter().map(|&shift| (shift, HugeKind::Contiguous(level))).collect();
+
+    let above = Level::new(1).unwrap();
+    let table = 2 * base_shift - 3;
+    let kind = |shift: u8| match shift.cmp(&table) {
+        std::cmp::Ordering::Less => HugeKind::Contiguous(Level::LAST),
+        std::cmp::Ordering::Equal => HugeKind::Leaf(above),
+        std::cmp::Ordering::Greater => HugeKind::Contiguous(above),
+    };
+    let huge: Vec<_> = huge.iter().map(|&shift| (shift, kind(shift))).collect();
+    let index_bits: &[u8] = match base_shift {
+        12 => &[9, 9, 9, 9],
+        14 => &[11, 11, 11, 11],
+        _ => &[13, 13, 13],
+    };
     Geometry::new(GeometrySpec {
         name: "small",
         aliases: &[],
         base_shift,
-        index_bits: &[11, 11, 11],
-        huge_pages: &huge,
+        index_bits,
+        huge_pages: huge.leak(),
         section_shift,
         physical_bits: 52,
     })

@@ -1,0 +1,580 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Random programs against a model: a map of subsections to what they hold, and a set of blocks that are taken.
+//!
+//! The model knows nothing of pages, bitmaps or trees, and finds heads by division. It says what each call answers, what
+//! each descriptor reads, and how many frames may be out.
+#![cfg(not(mmkit_loom))]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use common::{Fixture, InSoftware, TestEnv, expected, frames, map, order, pfn, place, small};
+use mmkit_addr::{Geometry, PfnRange};
+use mmkit_frame::test_util::TestFrames;
+use mmkit_page::{ClaimError, Folio, Free, GetError, MemMap, Place, State};
+use mmkit_sync::Readers;
+use mmkit_vmemmap::{MapError, SpaceUsage, Usage, VmemmapError, VmemmapSpace};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+type Vmemmap<'a, F> = common::Map<'a, F, Readers>;
+
+/// One step. Numbers are taken modulo what there is.
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    /// Subsections from, how many; which order, which place; whether to round to what the order wants.
+    Populate(u32, u32, usize, usize, bool),
+    Remove(u32, u32),
+    /// The range that was populated so many steps ago.
+    RemoveAgain(usize),
+    Claim(u32),
+    /// Claims and takes a reference.
+    Hold(u32),
+    /// One more reference, by any frame of the block.
+    Get(u32),
+    /// Lets a block rest.
+    Release(usize),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        6 => (any::<u32>(), any::<u32>(), any::<usize>(), any::<usize>(), prop::bool::weighted(0.9))
+            .prop_map(|(a, b, c, d, e)| Op::Populate(a, b, c, d, e)),
+        2 => (any::<u32>(), any::<u32>()).prop_map(|(a, b)| Op::Remove(a, b)),
+        3 => any::<usize>().prop_map(Op::RemoveAgain),
+        2 => any::<u32>().prop_map(Op::Claim),
+        2 => any::<u32>().prop_map(Op::Hold),
+        1 => any::<u32>().prop_map(Op::Get),
+        3 => any::<usize>().prop_map(Op::Release),
+    ]
+}
+
+/// What a subsection holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Kind {
+    order: u8,
+    place: Place2,
+}
+
+/// A place that can be ordered.
+type Place2 = (u16, u8);
+
+fn of(place2: Place2) -> Place {
+    place(place2.0, place2.1)
+}
+
+/// Somebody's hold on a block.
+enum Hold<'m, M: MemMap> {
+    Free(#[expect(dead_code, reason = "held until it is dropped")] Free<'m, M>),
+    Folios(Vec<Folio<'m, M>>),
+}
+
+/// The machine under test.
+#[derive(Clone)]
+struct Machine {
+    geometry: Geometry,
+    /// First section, and how many.
+    first: u64,
+    sections: u64,
+    orders: Vec<u8>,
+    /// Look at every so many-th frame of those that did not change.
+    stride: usize,
+}
+
+const PLACES: [Place2; 3] = [(0, 0), (0, 1), (1, 0)];
+
+struct Model {
+    machine: Machine,
+    subsections: BTreeMap<u64, Kind>,
+    /// Blocks by first frame: how many references, 0 for a claimed one.
+    taken: BTreeMap<u64, u32>,
+}
+
+impl Model {
+    fn geometry(&self) -> &Geometry {
+        &self.machine.geometry
+    }
+
+    fn size(&self) -> u64 {
+        (2 << 20) / self.geometry().base_bytes()
+    }
+
+    fn section(&self) -> u64 {
+        self.geometry().section_bytes() / self.geometry().base_bytes()
+    }
+
+    fn kind(&self, frame: u64) -> Option<Kind> {
+        self.subsections.get(&(frame / self.size())).copied()
+    }
+
+    fn shared(&self, order: u8) -> bool {
+        (64u64 << order) / self.geometry().base_bytes() >= 2
+    }
+
+    /// Frames of which a populate of larger compounds must have whole multiples: a section, or a page of descriptors.
+    fn cap(&self) -> u64 {
+        self.section().max(self.geometry().base_bytes() / 64)
+    }
+
+    fn unit(&self, order: u8) -> u64 {
+        (1u64 << order).max(self.size()).min(self.cap())
+    }
+
+    fn misaligned(&self, range: PfnRange, unit: u64) -> Option<VmemmapError> {
+        let ends = [range.start().get(), range.end()];
+        let unit_order = order(unit.trailing_zeros() as u8);
+        ends.iter()
+            .any(|end| end % unit != 0)
+            .then_some(VmemmapError::Misaligned { range, unit: unit_order })
+    }
+
+    fn subsections_of(&self, range: PfnRange) -> std::ops::Range<u64> {
+        range.start().get() / self.size()..range.end() / self.size()
+    }
+
+    /// The kind of the tails that the section of a subsection shares.
+    fn tails(&self, subsection: u64) -> Option<Kind> {
+        let per = self.section() / self.size();
+        let first = subsection / per * per;
+        self.subsections.range(first..first + per).map(|(_, &kind)| kind).find(|kind| self.shared(kind.order))
+    }
+
+    /// Why a populate must be refused. `Err(())`: with one of two errors, since frames would be in two blocks.
+    fn refuses_populate(&self, range: PfnRange, new: Kind) -> Result<Option<VmemmapError>, ()> {
+        if let Some(error) = self.misaligned(range, self.unit(new.order)) {
+            return Ok(Some(error));
+        }
+        let per = self.section() / self.size();
+        let mut checked = None;
+        let subsections = self.subsections_of(range);
+        for first in (subsections.start / per..=(subsections.end - 1) / per).map(|section| section * per) {
+            let part = subsections.start.max(first)..subsections.end.min(first + per);
+            if let Some((&at, _)) = self.subsections.range(part).next() {
+                checked = Some(VmemmapError::Present { pfn: pfn(at * self.size()) });
+                break;
+            }
+            if let Some(has) = self.tails(first).filter(|&has| self.shared(new.order) && has != new) {
+                checked = Some(VmemmapError::OtherTails {
+                    pfn: pfn(first * self.size()),
+                    order: order(has.order),
+                    place: of(has.place),
+                });
+                break;
+            }
+        }
+        if checked.is_some() {
+            return Ok(checked);
+        }
+        // No frame in two blocks: every compound that crosses the edge of the range is of one kind.
+        let reach = |start: u64, end: u64, order: u8| {
+            let size = 1u64 << order;
+            start / size * size..end.div_ceil(size) * size
+        };
+        let conflict = self.subsections.iter().any(|(&at, &kind)| {
+            let (start, end) = (at * self.size(), (at + 1) * self.size());
+            let theirs = reach(start, end, kind.order);
+            let ours = reach(range.start().get(), range.end(), new.order);
+            kind != new
+                && (theirs.start < range.end() && range.start().get() < theirs.end
+                    || ours.start < end && start < ours.end)
+        });
+        if conflict { Err(()) } else { Ok(None) }
+    }
+
+    fn refuses_remove(&self, range: PfnRange) -> Option<VmemmapError> {
+        if let Some(error) = self.misaligned(range, self.size()) {
+            return Some(error);
+        }
+        let (start, end) = (range.start().get(), range.end());
+        let has = |frame| self.kind(frame).is_some();
+        if let Some(at) = self.subsections_of(range).find(|at| !self.subsections.contains_key(at)) {
+            return Some(VmemmapError::Absent { pfn: pfn(at * self.size()) });
+        }
+        for (frame, bound) in [(start, start), (end - 1, end)] {
+            let Some(kind) = self.kind(frame).filter(|kind| self.shared(kind.order)) else { continue };
+            let size = 1 << kind.order;
+            let head = frame / size * size;
+            let cut = if head >= start {
+                (end / self.size()..(head + size).div_ceil(self.size()))
+                    .any(|at| self.subsections.contains_key(&at))
+            } else {
+                has(head)
+            };
+            if cut {
+                return Some(VmemmapError::CutsCompound { head: pfn(head), order: order(kind.order) });
+            }
+            if bound % self.unit(kind.order) != 0 {
+                let unit = order(self.unit(kind.order).trailing_zeros() as u8);
+                return Some(VmemmapError::Misaligned { range, unit });
+            }
+        }
+        // The first frame that is not the start of a block at rest inside the range.
+        let mut busy: BTreeSet<u64> = self.taken.range(start..end).map(|(&head, _)| head).collect();
+        for frame in [start, end - 1] {
+            let kind = self.kind(frame).expect("present");
+            let size = 1 << kind.order;
+            let head = frame / size * size;
+            if !self.shared(kind.order) && head < start {
+                busy.insert(start);
+            } else if !self.shared(kind.order) && head + size > end {
+                busy.insert(head);
+            }
+        }
+        busy.first().map(|&frame| VmemmapError::Busy { pfn: pfn(frame) })
+    }
+
+    /// Frames that must be out, but for those of the space.
+    fn usage(&self) -> (u64, u64, u64) {
+        let per_page = self.geometry().base_bytes() / 64;
+        let mut own = BTreeSet::new();
+        let mut tails = BTreeSet::new();
+        for (&at, &kind) in &self.subsections {
+            if self.shared(kind.order) {
+                tails.insert(kind);
+            }
+            let frames = at * self.size()..(at + 1) * self.size();
+            for page in frames.start / per_page..frames.end.div_ceil(per_page) {
+                if !self.shared(kind.order) || (page * per_page).is_multiple_of(1 << kind.order) {
+                    own.insert(page);
+                }
+            }
+        }
+        (own.len() as u64, tails.len() as u64, self.nodes())
+    }
+
+    /// Frames of the smallest radix tree that holds the sections that there are.
+    fn nodes(&self) -> u64 {
+        let words = self.geometry().base_bytes() / 8;
+        let bitmap = (self.section() / self.size()).div_ceil(64);
+        let mut numbers: BTreeSet<u64> =
+            self.subsections.keys().map(|at| at * self.size() / self.section()).collect();
+        let mut below = words / (1 + 2 * bitmap).next_power_of_two();
+        let mut nodes = 0;
+        while !numbers.is_empty() {
+            numbers = numbers.into_iter().map(|number| number / below).collect();
+            below = words;
+            nodes += numbers.len() as u64;
+            if numbers.last() == Some(&0) {
+                break;
+            }
+        }
+        nodes
+    }
+
+    fn frames(&self) -> std::ops::Range<u64> {
+        let first = self.machine.first * self.section();
+        first..first + self.machine.sections * self.section()
+    }
+}
+
+/// A memory map and its model, in step.
+struct Run<'r, 'a, F: Fixture> {
+    map: &'r Vmemmap<'a, F>,
+    frames: &'r TestFrames,
+    new: SpaceUsage,
+    model: Model,
+    holds: BTreeMap<u64, Hold<'r, Vmemmap<'a, F>>>,
+    populated: Vec<PfnRange>,
+}
+
+impl<'r, 'a, F: Fixture> Run<'r, 'a, F> {
+    fn step(&mut self, op: Op) {
+        match op {
+            Op::Populate(start, count, which, at, round) => self.populate(start, count, which, at, round),
+            Op::Remove(start, count) => self.remove(self.range(start, count, self.model.size(), 3)),
+            Op::RemoveAgain(which) => {
+                if !self.populated.is_empty() {
+                    self.remove(self.populated[which % self.populated.len()]);
+                }
+            }
+            Op::Claim(frame) => {
+                let frame = self.frame(frame);
+                if let Some(free) = self.claim(frame) {
+                    self.holds.insert(frame, Hold::Free(free));
+                    self.model.taken.insert(frame, 0);
+                }
+            }
+            Op::Hold(frame) => {
+                // A head, as a rule.
+                let frame = self.frame(frame);
+                let frame = self.model.kind(frame).map_or(frame, |kind| frame >> kind.order << kind.order);
+                if let Some(free) = self.claim(frame) {
+                    self.holds.insert(frame, Hold::Folios(vec![free.allocate().into_folio()]));
+                    self.model.taken.insert(frame, 1);
+                }
+            }
+            Op::Get(frame) => self.get(self.frame(frame)),
+            Op::Release(which) => {
+                if !self.holds.is_empty() {
+                    let head = *self.holds.keys().nth(which % self.holds.len()).expect("in range");
+                    self.holds.remove(&head);
+                    self.model.taken.remove(&head);
+                }
+            }
+        }
+    }
+
+    fn frame(&self, number: u32) -> u64 {
+        let frames = self.model.frames();
+        frames.start + u64::from(number) % (frames.end - frames.start)
+    }
+
+    /// `count` units from a random one, all inside the machine.
+    fn range(&self, start: u32, count: u32, unit: u64, max: u64) -> PfnRange {
+        let frames = self.model.frames();
+        let units = (frames.end - frames.start) / unit;
+        let start = u64::from(start) % units;
+        let count = 1 + u64::from(count) % max.min(units - start);
+        common::range(frames.start + start * unit, count * unit)
+    }
+
+    fn populate(&mut self, start: u32, count: u32, which: usize, at: usize, round: bool) {
+        let orders = &self.model.machine.orders;
+        let new = Kind { order: orders[which % orders.len()], place: PLACES[at % PLACES.len()] };
+        let unit = if round { self.model.unit(new.order) } else { self.model.size() };
+        let range = self.range(start, count, unit, 4);
+        let result = self.map.populate(range, order(new.order), of(new.place));
+        match self.model.refuses_populate(range, new) {
+            Ok(Some(error)) => assert_eq!(result, Err(error)),
+            Err(()) => assert!(
+                matches!(result, Err(VmemmapError::Present { .. } | VmemmapError::OtherTails { .. })),
+                "{range:?}, {new:?}: {result:?}"
+            ),
+            Ok(None) => {
+                assert_eq!(result, Ok(()), "{range:?}, {new:?}");
+                for at in self.model.subsections_of(range) {
+                    self.model.subsections.insert(at, new);
+                }
+                self.populated.push(range);
+                self.check(range, 1);
+            }
+        }
+    }
+
+    fn remove(&mut self, range: PfnRange) {
+        let result = self.map.remove(range);
+        match self.model.refuses_remove(range) {
+            Some(error) => assert_eq!(result, Err(error), "{range:?}"),
+            // Half of what a shared table maps cannot be taken out of it.
+            None if F::TABLES && matches!(result, Err(VmemmapError::Map(MapError::Missing { .. }))) => {}
+            None => {
+                assert_eq!(result, Ok(()), "{range:?}");
+                for at in self.model.subsections_of(range) {
+                    self.model.subsections.remove(&at);
+                }
+                self.check(range, 1);
+            }
+        }
+    }
+
+    fn claim(&self, frame: u64) -> Option<Free<'r, Vmemmap<'a, F>>> {
+        let result = self.map.claim(pfn(frame));
+        let Some(kind) = self.model.kind(frame) else {
+            assert_eq!(result.err(), Some(ClaimError::Absent { pfn: pfn(frame) }));
+            return None;
+        };
+        if !frame.is_multiple_of(1 << kind.order) || self.model.taken.contains_key(&frame) {
+            assert_eq!(result.err(), Some(ClaimError::Taken { pfn: pfn(frame) }));
+            return None;
+        }
+        let free = result.unwrap();
+        assert_eq!((free.pfn(), free.order(), free.place()), (pfn(frame), order(kind.order), of(kind.place)));
+        Some(free)
+    }
+
+    fn get(&mut self, frame: u64) {
+        let result = self.map.try_get(pfn(frame));
+        let Some(kind) = self.model.kind(frame) else {
+            assert_eq!(result.err(), Some(GetError::Absent { pfn: pfn(frame) }));
+            return;
+        };
+        let head = frame >> kind.order << kind.order;
+        if self.model.kind(head).is_none() {
+            assert_eq!(result.err(), Some(GetError::Absent { pfn: pfn(head) }));
+            return;
+        }
+        match self.model.taken.get_mut(&head).filter(|count| **count > 0) {
+            None => assert_eq!(result.err(), Some(GetError::Unreferenced { pfn: pfn(head) })),
+            Some(count) => {
+                *count += 1;
+                let folio = result.unwrap();
+                assert_eq!(folio.pfn(), pfn(head));
+                let Some(Hold::Folios(folios)) = self.holds.get_mut(&head) else { panic!("not held") };
+                folios.push(folio);
+            }
+        }
+    }
+
+    /// Looks at every `stride`-th frame of `range`, and at the edges of pages and subsections.
+    fn check(&self, range: PfnRange, stride: usize) {
+        let reader = self.map.enter();
+        let edge = self.model.geometry().base_bytes() / 64;
+        let edges = range.iter().filter(|pfn| stride == 1 || (pfn.get() + 1) % edge < 2);
+        for pfn in edges.chain(range.iter().step_by(stride).filter(|_| stride > 1)) {
+            let number = pfn.get();
+            let page = reader.page(pfn);
+            assert_eq!(page.is_some(), self.map.is_present(pfn));
+            let Some(kind) = self.model.kind(number) else {
+                assert!(page.is_none(), "{pfn:?} is there");
+                continue;
+            };
+            let Some(page) = page else { panic!("{pfn:?} is absent") };
+            assert_eq!(page.head().get(), number >> kind.order << kind.order);
+            assert_eq!(page.place(), of(kind.place));
+            match self.model.taken.get(&number) {
+                None => {
+                    let words = expected(self.model.geometry(), number, order(kind.order), of(kind.place));
+                    assert_eq!(page.words(), words, "{pfn:?}");
+                }
+                Some(0) => {
+                    assert_eq!(page.state(), State::Free { order: order(kind.order), parked: false });
+                }
+                Some(&count) => assert_eq!(page.state(), State::Held { order: order(kind.order), count }),
+            }
+        }
+    }
+
+    fn check_all(&self) {
+        let frames = self.model.frames();
+        let all = common::range(frames.start, frames.end - frames.start);
+        self.check(all, self.model.machine.stride);
+        let Usage { own, tails, sections, .. } = common::balance(self.map, self.frames);
+        assert_eq!((own, tails, sections), self.model.usage());
+    }
+
+    /// Removes everything, in an order that `seed` chooses: nothing is left.
+    fn finish(mut self, mut seed: u64) {
+        self.holds.clear();
+        self.model.taken.clear();
+        let mut left: Vec<PfnRange> = core::mem::take(&mut self.populated);
+        // Compounds that came in several pieces go as a whole: retry until nothing more goes.
+        loop {
+            let before = self.model.subsections.len();
+            for turn in 0..left.len() {
+                seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                let other = turn + (seed >> 33) as usize % (left.len() - turn);
+                left.swap(turn, other);
+                self.remove(left[turn]);
+            }
+            if self.model.subsections.len() == before {
+                break;
+            }
+        }
+        // What is left are compounds that cross the edges of what was populated.
+        while let Some((&at, &kind)) = self.model.subsections.first_key_value() {
+            let size = (1u64 << kind.order).max(self.model.size());
+            let start = at * self.model.size();
+            let run = (at..).take_while(|at| self.model.subsections.contains_key(at)).count() as u64;
+            let end = (start + run * self.model.size()).min((start / size + 1) * size);
+            let before = self.model.subsections.len();
+            self.remove(common::range(start, end - start));
+            if self.model.subsections.len() == before {
+                self.remove(common::range(start, run * self.model.size()));
+            }
+            assert!(self.model.subsections.len() < before, "stuck at {start:#x}");
+        }
+        self.check_all();
+        common::assert_empty(self.map, self.frames, self.new);
+    }
+}
+
+fn run<F: Fixture>(machine: &Machine, program: &[Op], seed: u64) {
+    let frames = frames(&machine.geometry);
+    let env = TestEnv::new(&frames);
+    let map = map::<F, Readers>(machine.geometry, &frames, &env);
+    let model = Model { machine: machine.clone(), subsections: BTreeMap::new(), taken: BTreeMap::new() };
+    let new = map.space().usage();
+    let mut run =
+        Run::<F> { map: &map, frames: &frames, new, model, holds: BTreeMap::new(), populated: Vec::new() };
+    for &op in program {
+        run.step(op);
+        run.check_all();
+    }
+    run.finish(seed);
+    assert_eq!(env.log.take().iter().filter(|event| matches!(event, mmkit_sync::Event::Leaked { .. })).count(), 0);
+    drop(map);
+    drop(env);
+    frames.assert_no_leaks();
+}
+
+fn programs<F: Fixture>(machine: Machine, cases: u32, steps: usize) {
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    let programs = (prop::collection::vec(op(), 1..steps), any::<u64>());
+    let result = TestRunner::new(config).run(&programs, |(program, seed)| {
+        run::<F>(&machine, &program, seed);
+        Ok(())
+    });
+    if let Err(error) = result {
+        panic!("{error}");
+    }
+}
+
+/// Sections of two subsections; compounds of up to four sections.
+fn small_4k() -> Machine {
+    let geometry = small(12, 22, &[21, 24]);
+    Machine { geometry, first: 6, sections: 10, orders: vec![0, 0, 3, 6, 7, 9, 10, 11, 12], stride: 3 }
+}
+
+/// Two subsections to a page of descriptors, two pages to a section.
+fn small_16k() -> Machine {
+    let geometry = small(14, 23, &[21, 25]);
+    Machine { geometry, first: 0, sections: 12, orders: vec![0, 0, 5, 7, 8, 9, 10, 11], stride: 3 }
+}
+
+/// 32 subsections to a page, two pages to a section.
+fn small_64k() -> Machine {
+    let geometry = small(16, 27, &[21, 29]);
+    Machine { geometry, first: 4, sections: 6, orders: vec![0, 0, 4, 6, 9, 10, 11, 12, 13], stride: 7 }
+}
+
+/// Four sections to a page.
+fn page_of_sections() -> Machine {
+    let geometry = small(16, 24, &[21, 29]);
+    Machine { geometry, first: 16, sections: 24, orders: vec![0, 0, 5, 7, 8, 9, 10, 11, 12, 13], stride: 7 }
+}
+
+/// Sections that are so far up that the section table has two levels, on both sides of a node's edge.
+fn x86_64() -> Machine {
+    let geometry = Geometry::X86_64;
+    Machine { geometry, first: (1 << 16) - 8, sections: 16, orders: vec![9, 9, 15, 18, 18], stride: 4099 }
+}
+
+fn arm64_16k() -> Machine {
+    let geometry = Geometry::ARM64_16K;
+    Machine { geometry, first: 248, sections: 16, orders: vec![0, 7, 11, 11, 13, 16, 16], stride: 1021 }
+}
+
+fn arm64_64k() -> Machine {
+    let geometry = Geometry::ARM64_64K;
+    Machine { geometry, first: 0, sections: 64, orders: vec![5, 11, 13, 13, 18, 18], stride: 4099 }
+}
+
+macro_rules! machines {
+    ($fixture:ty: $($name:ident($machine:expr, $cases:expr, $steps:expr);)*) => {
+        $(#[test] fn $name() { programs::<$fixture>($machine, $cases, $steps); })*
+    };
+}
+
+/// The pages of these are of x86-64's size.
+#[cfg(feature = "pgtable")]
+mod in_tables {
+    use super::*;
+
+    machines! {
+        common::InTables:
+        small_sections_of_4k_pages(small_4k(), 32, 24);
+        sections_of_x86_64(x86_64(), 6, 12);
+    }
+}
+
+machines! {
+    InSoftware:
+    small_sections_of_4k_pages(small_4k(), 32, 24);
+    small_sections_of_16k_pages(small_16k(), 32, 24);
+    small_sections_of_64k_pages(small_64k(), 24, 20);
+    pages_of_four_sections(page_of_sections(), 24, 20);
+    sections_of_x86_64(x86_64(), 6, 12);
+    sections_of_arm64_16k(arm64_16k(), 8, 16);
+    sections_of_arm64_64k(arm64_64k(), 8, 16);
+}
