@@ -212,6 +212,10 @@ impl<'m, M: MemMap> Folio<'m, M> {
         Some(Self { block })
     }
 
+    pub(crate) fn block(&self) -> &Block<'m, M> {
+        &self.block
+    }
+
     fn into_block(self) -> Block<'m, M> {
         mem::ManuallyDrop::new(self).block
     }

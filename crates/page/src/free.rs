@@ -219,6 +219,7 @@ mod tests {
 
     // SAFETY: each of the two frames has a descriptor of its own, which stays where it is while the map is borrowed.
     unsafe impl MemMap for Two {
+        type Counts = crate::Uncounted;
         type Read = Immovable;
 
         fn read_side(&self) -> &Immovable {

@@ -132,10 +132,12 @@ impl<'m, M: MemMap> Frozen<'m, M> {
         Folio::new(self.block)
     }
 
-    /// Gives the block back to its allocator. Flags and words of the head are cleared; a compound stays one.
+    /// Gives the block back to its allocator. Flags and words of the head are cleared, and of a compound, which stays
+    /// one, the words of the tails that are always its own.
     pub fn into_free(self) -> Free<'m, M> {
         let page = self.block.page();
         page.clear_words();
+        self.block.clear_own_tails();
         page.flags.store(self.block.place().bits(), Ordering::Relaxed);
         self.block.retag(self.block.tag().with_free(true));
         Free::new(self.block)

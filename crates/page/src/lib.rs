@@ -82,6 +82,7 @@
 extern crate std;
 
 mod block;
+mod counting;
 mod dump;
 mod flags;
 mod folio;
@@ -92,10 +93,10 @@ mod page;
 mod refused;
 mod slice;
 mod tag;
-#[cfg(not(mmkit_loom))]
 mod template;
 mod view;
 
+pub use counting::{Counting, OWN_DESCRIPTORS, Uncounted, Words};
 pub use dump::Dump;
 pub use flags::{PageFlags, Place};
 pub use folio::Folio;
@@ -105,6 +106,5 @@ pub use memmap::{ClaimError, MemMap};
 pub use page::Page;
 pub use refused::{Reason, Refused};
 pub use slice::SliceMap;
-#[cfg(not(mmkit_loom))]
 pub use template::Template;
 pub use view::{GetError, PageView, Reader, State};

@@ -9,7 +9,7 @@ use mmkit_sync::{ReadSide, mutant};
 
 use crate::block::Block;
 use crate::tag::Tag;
-use crate::{Folio, Free, Frozen, GetError, Page, Place, Reader};
+use crate::{Counting, Folio, Free, Frozen, GetError, Page, Place, Reader};
 
 /// Where the descriptor of a frame is. Linux: `mem_map`, `vmemmap`.
 ///
@@ -36,6 +36,8 @@ use crate::{Folio, Free, Frozen, GetError, Page, Place, Reader};
 pub unsafe trait MemMap: Sized {
     /// What keeps descriptors in place while they are looked at.
     type Read: ReadSide;
+    /// How its folios' mappings are counted; [`Uncounted`](crate::Uncounted) where they are not.
+    type Counts: Counting;
 
     /// The read side of this map.
     fn read_side(&self) -> &Self::Read;
@@ -184,6 +186,7 @@ impl core::error::Error for ClaimError {}
 // all descriptors in common.
 unsafe impl<T: MemMap> MemMap for &T {
     type Read = T::Read;
+    type Counts = T::Counts;
 
     fn read_side(&self) -> &Self::Read {
         (**self).read_side()

@@ -8,7 +8,7 @@ use core::ptr::NonNull;
 use mmkit_addr::{Pfn, PfnRange};
 use mmkit_sync::Immovable;
 
-use crate::{MemMap, Page};
+use crate::{Counting, MemMap, Page, Uncounted};
 
 /// A memory map of consecutive frames over a slice of descriptors, which never moves. Linux: `FLATMEM`.
 ///
@@ -38,17 +38,18 @@ use crate::{MemMap, Page};
 /// let around = &pages[0];
 /// let _ = (map.range(), around);
 /// ```
-pub struct SliceMap<'a> {
+pub struct SliceMap<'a, C = Uncounted> {
     /// Where the descriptor of frame 0 would be. Only from the frames of `range` does it lead to memory.
     frame_zero: *mut Page,
     range: PfnRange,
     _pages: PhantomData<&'a mut [Page]>,
+    _counts: PhantomData<fn() -> C>,
 }
 
 // SAFETY: the map is an exclusive borrow of descriptors, all of whose fields are atomics: `Page` is `Send` and `Sync`.
-unsafe impl Send for SliceMap<'_> {}
+unsafe impl<C> Send for SliceMap<'_, C> {}
 // SAFETY: through `&SliceMap` only shared references to `Page` are made, and `Page` is `Sync`.
-unsafe impl Sync for SliceMap<'_> {}
+unsafe impl<C> Sync for SliceMap<'_, C> {}
 
 impl<'a> SliceMap<'a> {
     /// A map of frames `first..first + pages.len()`, none of them initialised, or `None` where those pass
@@ -60,6 +61,14 @@ impl<'a> SliceMap<'a> {
     /// Cost: 64 bytes written for each frame.
     #[must_use]
     pub fn new(pages: &'a mut [Page], first: Pfn) -> Option<Self> {
+        Self::counted(pages, first)
+    }
+}
+
+impl<'a, C> SliceMap<'a, C> {
+    /// As [`new`](SliceMap::new), for folios whose mappings are counted as `C` says.
+    #[must_use]
+    pub fn counted(pages: &'a mut [Page], first: Pfn) -> Option<Self> {
         let range = PfnRange::new(first, pages.len() as u64)?;
         pages.fill_with(Page::new);
         // SAFETY: one descriptor for each frame of `range`, all zero, borrowed exclusively for `'a`.
@@ -83,7 +92,7 @@ impl<'a> SliceMap<'a> {
     pub unsafe fn from_raw_parts(base: NonNull<Page>, range: PfnRange) -> Self {
         // Kept without the first frame's number, which every lookup would have to subtract before it can load.
         let frame_zero = base.as_ptr().wrapping_sub(range.start().get() as usize);
-        Self { frame_zero, range, _pages: PhantomData }
+        Self { frame_zero, range, _pages: PhantomData, _counts: PhantomData }
     }
 
     /// The frames of the map.
@@ -97,8 +106,9 @@ impl<'a> SliceMap<'a> {
 // reads and writes all that time, whatever guard is held, and nothing is ever made read-only; each frame has an
 // element of its own, found by its number alone. Nothing else can reach the elements while they are borrowed, so no
 // other map has them. `new` made all of them zero; of `from_raw_parts` the caller promised the same.
-unsafe impl MemMap for SliceMap<'_> {
+unsafe impl<C: Counting> MemMap for SliceMap<'_, C> {
     type Read = Immovable;
+    type Counts = C;
 
     fn read_side(&self) -> &Immovable {
         &Immovable
@@ -116,7 +126,7 @@ unsafe impl MemMap for SliceMap<'_> {
     }
 }
 
-impl fmt::Debug for SliceMap<'_> {
+impl<C> fmt::Debug for SliceMap<'_, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("SliceMap").field(&self.range).finish()
     }

@@ -16,6 +16,7 @@ struct Local(Cell<u8>);
 // SAFETY: it has no descriptors.
 unsafe impl MemMap for Local {
     type Read = Immovable;
+    type Counts = mmkit_page::Uncounted;
 
     fn read_side(&self) -> &Immovable {
         &Immovable
@@ -33,6 +34,7 @@ struct Pinned(Readers);
 // SAFETY: it has no descriptors.
 unsafe impl MemMap for Pinned {
     type Read = Readers;
+    type Counts = mmkit_page::Uncounted;
 
     fn read_side(&self) -> &Readers {
         &self.0

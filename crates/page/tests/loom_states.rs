@@ -56,6 +56,7 @@ struct Map<R> {
 // models make one read-only only as a tail, after `synchronize` returned `Ok` (or else they are meant to fail).
 unsafe impl<R: ReadSide> MemMap for Map<R> {
     type Read = R;
+    type Counts = mmkit_page::Uncounted;
 
     fn read_side(&self) -> &R {
         &self.read

@@ -21,6 +21,7 @@ struct Pool<'a> {
 // SAFETY: the descriptors are those of a map that nobody else can reach.
 unsafe impl MemMap for Pool<'_> {
     type Read = Immovable;
+    type Counts = mmkit_page::Uncounted;
 
     fn read_side(&self) -> &Immovable {
         &Immovable

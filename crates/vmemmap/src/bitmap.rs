@@ -5,18 +5,55 @@ use core::ops::Range;
 
 use mmkit_frame::Word;
 use mmkit_sync::atomic::Ordering;
+use mmkit_sync::mutant;
+
+/// What bitmaps are made of: words of frames; in models, words of the model checker.
+pub(crate) trait Bits {
+    fn load(&self, order: Ordering) -> u64;
+    fn store(&self, bits: u64, order: Ordering);
+}
+
+impl Bits for Word {
+    #[inline]
+    fn load(&self, order: Ordering) -> u64 {
+        Word::load(self, order)
+    }
+
+    fn store(&self, bits: u64, order: Ordering) {
+        Word::store(self, bits, order);
+    }
+}
+
+#[cfg(mmkit_loom)]
+impl Bits for mmkit_sync::atomic::AtomicU64 {
+    fn load(&self, order: Ordering) -> u64 {
+        Self::load(self, order)
+    }
+
+    fn store(&self, bits: u64, order: Ordering) {
+        Self::store(self, bits, order);
+    }
+}
 
 /// A bitmap that one thread at a time changes, under the memory map's lock, and anyone reads.
-#[derive(Clone, Copy)]
-pub(crate) struct Bitmap<'a>(pub(crate) &'a [Word]);
+pub(crate) struct Bitmap<'a, W = Word>(pub(crate) &'a [W]);
 
-impl Bitmap<'_> {
+impl<W> Clone for Bitmap<'_, W> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<W> Copy for Bitmap<'_, W> {}
+
+impl<W: Bits> Bitmap<'_, W> {
     /// Whether bit `index` is set. Acquire: pairs with the Release of [`set`](Self::set).
     #[inline]
     pub(crate) fn contains(self, index: u32) -> bool {
         let Some(word) = self.0.get((index / 64) as usize) else { return false };
         // Acquire: pairs with the Release of `set`: what was written before the bit was set is seen.
-        word.load(Ordering::Acquire) >> (index % 64) & 1 != 0
+        let order = mutant!("bitmap-contains-relaxed", Ordering::Acquire, Ordering::Relaxed);
+        word.load(order) >> (index % 64) & 1 != 0
     }
 
     /// Sets `bits`. Release: pairs with the Acquire of [`contains`](Self::contains).
@@ -49,12 +86,13 @@ impl Bitmap<'_> {
             // Not a read-modify-write: the lock keeps other writers out.
             let value = new(word.load(Ordering::Relaxed), mask);
             // Release: pairs with the Acquire of `contains`.
-            word.store(value, Ordering::Release);
+            let order = mutant!("bitmap-set-relaxed", Ordering::Release, Ordering::Relaxed);
+            word.store(value, order);
         }
     }
 
     /// The words that `bits` touch, with the bits in each.
-    fn masks(&self, bits: Range<u32>) -> impl Iterator<Item = (&Word, u64)> {
+    fn masks(&self, bits: Range<u32>) -> impl Iterator<Item = (&W, u64)> {
         self.0.iter().zip((0u32..).step_by(64)).filter_map(move |(word, first)| {
             let start = bits.start.max(first);
             let end = bits.end.min(first + 64);

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a memory map takes from its user.
 
+use core::marker::PhantomData;
+
 use mmkit_frame::{Env, Frames};
+use mmkit_page::{Counting, Uncounted};
 
 use crate::TailSlot;
 
@@ -12,6 +15,9 @@ use crate::TailSlot;
 /// * `tail_slots` returns the same slots every time, however the value is moved.
 /// * The slots serve one memory map at a time.
 pub unsafe trait VmemmapEnv: Env {
+    /// How the mappings of the memory map's folios are counted; [`Uncounted`] where they are not.
+    type Counts: Counting;
+
     /// Room for the shared tails: one slot for each node, zone and order that has had compounds. A slot keeps its name
     /// when its tails are gone, and when the populate that named it failed.
     fn tail_slots(&self) -> &[TailSlot];
@@ -21,16 +27,25 @@ pub unsafe trait VmemmapEnv: Env {
 ///
 /// A memory map owns it, so the slots serve that one only.
 #[derive(Debug)]
-pub struct WithTailSlots<E, const SLOTS: usize> {
+pub struct WithTailSlots<E, const SLOTS: usize, C = Uncounted> {
     env: E,
     slots: [TailSlot; SLOTS],
+    counts: PhantomData<fn() -> C>,
 }
 
 impl<E, const SLOTS: usize> WithTailSlots<E, SLOTS> {
-    /// `env`, with empty slots.
+    /// `env`, with empty slots. Nobody counts mappings.
     #[must_use]
     pub fn new(env: E) -> Self {
-        Self { env, slots: core::array::from_fn(|_| TailSlot::new()) }
+        Self::counted(env)
+    }
+}
+
+impl<E, const SLOTS: usize, C> WithTailSlots<E, SLOTS, C> {
+    /// `env`, with empty slots. Mappings are counted as `C` says.
+    #[must_use]
+    pub fn counted(env: E) -> Self {
+        Self { env, slots: core::array::from_fn(|_| TailSlot::new()), counts: PhantomData }
     }
 
     /// The environment without the slots.
@@ -40,7 +55,7 @@ impl<E, const SLOTS: usize> WithTailSlots<E, SLOTS> {
 }
 
 // SAFETY: every call is passed on to one value.
-unsafe impl<E: Env, const SLOTS: usize> Env for WithTailSlots<E, SLOTS> {
+unsafe impl<E: Env, const SLOTS: usize, C> Env for WithTailSlots<E, SLOTS, C> {
     type Allocator = E::Allocator;
     type Map = E::Map;
     type Lock = E::Lock;
@@ -62,7 +77,9 @@ unsafe impl<E: Env, const SLOTS: usize> Env for WithTailSlots<E, SLOTS> {
 
 // SAFETY: the slots are a field that is never exchanged. The value is neither `Clone` nor implements this trait by
 // reference, so whoever has it by value, one memory map, is the only one.
-unsafe impl<E: Env, const SLOTS: usize> VmemmapEnv for WithTailSlots<E, SLOTS> {
+unsafe impl<E: Env, const SLOTS: usize, C: Counting> VmemmapEnv for WithTailSlots<E, SLOTS, C> {
+    type Counts = C;
+
     fn tail_slots(&self) -> &[TailSlot] {
         &self.slots
     }

@@ -10,6 +10,9 @@ mod check;
 mod content;
 mod env;
 mod error;
+#[cfg(mmkit_loom)]
+#[doc(hidden)]
+pub mod models;
 mod populate;
 mod remove;
 mod section;

@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 
 use mmkit_addr::{DESCRIPTOR_BYTES, Order, Pfn, PfnRange};
 use mmkit_page::{Free, MemMap};
-use mmkit_sync::{Counter, Event, Events, ReadSide};
+use mmkit_sync::{Counter, Event, Events, ReadSide, mutant};
 
 use crate::section::Section;
 use crate::sections::Detached;
@@ -33,7 +33,7 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
         let _lock = self.locked();
         self.check_present(range)?;
         self.check_cuts(range)?;
-        self.claim_all(range)?;
+        mutant!("vmemmap-remove-no-claim", self.claim_all(range), Ok::<(), VmemmapError>(()))?;
         self.take_out(range).inspect_err(|_| {
             if let Some(end) = Pfn::new(range.end()) {
                 self.unclaim(range, end);
@@ -92,7 +92,9 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
             error
         };
         self.env.events().count(Counter::Synchronize, 1);
-        self.env.read_side().synchronize().map_err(|_| undo(VmemmapError::InsideReader))?;
+        let readers = self.env.read_side();
+        let waited = mutant!("vmemmap-remove-no-wait", readers.synchronize(), Ok::<_, mmkit_sync::InsideReader>(()));
+        waited.map_err(|_| undo(VmemmapError::InsideReader))?;
 
         let own = self.own_pages(range);
         if !own.is_empty() {

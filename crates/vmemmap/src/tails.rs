@@ -150,7 +150,8 @@ impl TailSlot {
             let left = (state & Self::MAX_USERS).saturating_sub(users);
             let new = if left == 0 { 0 } else { state & !Self::MAX_USERS | left };
             // AcqRel: pairs with itself: the last to leave sees what all others did with the frames.
-            match self.state.compare_exchange_weak(state, new, Ordering::AcqRel, Ordering::Relaxed) {
+            let order = mutant!("tails-leave-relaxed", Ordering::AcqRel, Ordering::Relaxed);
+            match self.state.compare_exchange_weak(state, new, order, Ordering::Relaxed) {
                 Ok(_) => return if left == 0 { Self::pfn(state) } else { None },
                 Err(now) => state = now,
             }

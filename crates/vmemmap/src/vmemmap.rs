@@ -202,6 +202,7 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
 // * `Env` promises that the read side is always the same.
 unsafe impl<S: VmemmapSpace, E: VmemmapEnv> MemMap for Vmemmap<S, E> {
     type Read = E::Read;
+    type Counts = E::Counts;
 
     fn read_side(&self) -> &E::Read {
         self.env.read_side()

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use common::soft::{Behind, Soft};
 use common::{
-    EpochEnv, InSoftware, SoftMap, assert_absent, assert_content, assert_empty, balance, frames, map, order, pfn,
-    place, range,
+    EpochEnv, InSoftware, SoftMap, assert_absent, assert_content, assert_empty, balance, frames, map, order,
+    pfn, place, range,
 };
 use mmkit_addr::{Geometry, Order, PfnRange};
 use mmkit_frame::test_util::{Contents, Snapshot, TestFrames};

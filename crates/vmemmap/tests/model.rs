@@ -124,9 +124,7 @@ impl Model {
     fn misaligned(&self, range: PfnRange, unit: u64) -> Option<VmemmapError> {
         let ends = [range.start().get(), range.end()];
         let unit_order = order(unit.trailing_zeros() as u8);
-        ends.iter()
-            .any(|end| end % unit != 0)
-            .then_some(VmemmapError::Misaligned { range, unit: unit_order })
+        ends.iter().any(|end| end % unit != 0).then_some(VmemmapError::Misaligned { range, unit: unit_order })
     }
 
     fn subsections_of(&self, range: PfnRange) -> std::ops::Range<u64> {
@@ -492,7 +490,10 @@ fn run<F: Fixture>(machine: &Machine, program: &[Op], seed: u64) {
         run.check_all();
     }
     run.finish(seed);
-    assert_eq!(env.log.take().iter().filter(|event| matches!(event, mmkit_sync::Event::Leaked { .. })).count(), 0);
+    assert_eq!(
+        env.log.take().iter().filter(|event| matches!(event, mmkit_sync::Event::Leaked { .. })).count(),
+        0
+    );
     drop(map);
     drop(env);
     frames.assert_no_leaks();

@@ -7,7 +7,9 @@ mod common;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use common::{Fixture, TestEnv, assert_content, assert_empty, balance, frames, map, order, pfn, place, range};
+use common::{
+    Fixture, TestEnv, assert_content, assert_empty, balance, frames, map, order, pfn, place, range,
+};
 use mmkit_addr::{Geometry, Order};
 use mmkit_page::{GetError, MemMap, PageFlags};
 use mmkit_sync::{Epoch, ReadSide, Readers};

@@ -134,6 +134,7 @@ pub(crate) struct Map<'a>(pub(crate) &'a HostSpace);
 // one of their frames, and by the original ones. Each frame has one address.
 unsafe impl MemMap for Map<'_> {
     type Read = Immovable;
+    type Counts = mmkit_page::Uncounted;
 
     fn read_side(&self) -> &Immovable {
         &Immovable
@@ -182,6 +183,8 @@ unsafe impl Env for HostEnv {
 
 // SAFETY: the slots are a field, made together with the frames.
 unsafe impl VmemmapEnv for HostEnv {
+    type Counts = mmkit_page::Uncounted;
+
     fn tail_slots(&self) -> &[TailSlot] {
         &self.slots
     }

@@ -15,8 +15,10 @@ const SHAPE: Shape = Shape { section: 7, subsection: 6, frame_words: 3, entry_wo
 const PLACE: Place = Place { node: NodeId::ZERO, zone: ZoneId::ZERO };
 
 /// Sections at the edges of leaves, of nodes, and of heights: a tree of height 0 has 2, then 16, 128, 1024, 8192.
-const EDGES: [u64; 24] =
-    [0, 1, 2, 3, 14, 15, 16, 17, 18, 31, 32, 100, 127, 128, 129, 143, 255, 256, 300, 1023, 1024, 1025, 1300, 8191];
+const EDGES: [u64; 24] = [
+    0, 1, 2, 3, 14, 15, 16, 17, 18, 31, 32, 100, 127, 128, 129, 143, 255, 256, 300, 1023, 1024, 1025, 1300,
+    8191,
+];
 
 /// Nodes of the smallest tree that has all of `sections`.
 fn nodes_for(sections: &BTreeSet<u64>) -> u64 {

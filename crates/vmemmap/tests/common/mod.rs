@@ -98,6 +98,8 @@ unsafe impl<'a, R: ReadSide> Env for TestEnv<'a, R> {
 
 // SAFETY: the slots are the environment's own, and no test makes a second memory map of it while there is one.
 unsafe impl<R: ReadSide> VmemmapEnv for &TestEnv<'_, R> {
+    type Counts = mmkit_page::Uncounted;
+
     fn tail_slots(&self) -> &[TailSlot] {
         &self.slots
     }
