@@ -124,7 +124,8 @@ pub(crate) fn slice(effort: Effort) -> Option<[Figure; 2]> {
         let _ = block(&map, head, order)?.allocate().prep().ok()?;
     }
     assert_heads(&map, order);
-    let info = map.descriptor(Pfn::ZERO)?.cast::<AtomicU64>();
+    // SAFETY: a slice map is read without a guard.
+    let info = unsafe { map.descriptor(Pfn::ZERO) }?.cast::<AtomicU64>();
     // SAFETY: the second word of the first descriptor.
     let info = unsafe { info.add(1) };
     let keys = Keys { latency: "head_lookup_ratio", throughput: "head_throughput_ratio", goal: Some(1.2) };

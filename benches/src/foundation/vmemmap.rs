@@ -43,7 +43,8 @@ pub(crate) fn lookup(effort: Effort) -> Result<[Figure; 2], Box<dyn Error>> {
     let (map, _host, _) = build(head::FRAMES << 12, order)?;
     head::assert_heads(&map, order);
     let reader = map.enter();
-    let info = map.descriptor(Pfn::ZERO).ok_or("frame 0 has no descriptor")?.cast::<AtomicU64>();
+    // SAFETY: inside the reader.
+    let info = unsafe { map.descriptor(Pfn::ZERO) }.ok_or("frame 0 has no descriptor")?.cast::<AtomicU64>();
     // SAFETY: the second word of the first descriptor.
     let info = unsafe { info.add(1) };
     let figures = head::against_load_and_mask(

@@ -233,6 +233,10 @@ unsafe impl VmemmapSpace for HostSpace {
         self.tails
     }
 
+    fn reaches(&self, pfn: Pfn, bytes: NonNull<u8>) -> bool {
+        self.window.memory().frame(pfn.get()) == Some(bytes)
+    }
+
     #[inline]
     unsafe fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
         if pfn.get() >= self.limit {

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What all handles are made of: a frame number, its descriptor, and the map that both come from.
 
+use core::ops::Range;
 use core::ptr::NonNull;
 
 use mmkit_addr::{Order, Pfn};
 
 use crate::tag::Tag;
-use crate::{MemMap, Page, PageFlags, Place};
+use crate::{MemMap, Page, PageFlags, Place, Reader};
 
 /// A block of frames, by its head. Not yet a promise: the handle that wraps it says who may do what.
 pub(crate) struct Block<'m, M> {
@@ -41,14 +42,24 @@ impl<'m, M: MemMap> Block<'m, M> {
     ///
     /// # Safety
     ///
-    /// The descriptor of every frame of the block stays readable for as long as the block or a copy of it is used.
+    /// * The caller is inside the read side of `map`.
+    /// * The descriptor of every frame of the block stays readable for as long as the block or a copy of it is used.
     pub(crate) unsafe fn new(map: &'m M, pfn: Pfn) -> Option<Self> {
-        Some(Self { map, page: map.descriptor(pfn)?, pfn })
+        // SAFETY: the caller is inside the read side.
+        let page = unsafe { map.descriptor(pfn) }?;
+        Some(Self { map, page, pfn })
     }
 
-    /// Where the head's descriptor is.
-    pub(crate) fn descriptor(&self) -> NonNull<Page> {
-        self.page
+    /// As [`new`](Self::new), for callers outside of the read side: a handle keeps the descriptors of its block in
+    /// place, but not what a map goes through to find them.
+    ///
+    /// # Safety
+    ///
+    /// The descriptor of every frame of the block stays readable for as long as the block or a copy of it is used.
+    pub(crate) unsafe fn find(map: &'m M, pfn: Pfn) -> Option<Self> {
+        let _reader = Reader::new(map);
+        // SAFETY: inside the reader; the rest is the caller's promise.
+        unsafe { Self::new(map, pfn) }
     }
 
     /// The head's descriptor.
@@ -57,11 +68,29 @@ impl<'m, M: MemMap> Block<'m, M> {
         unsafe { Page::from_ptr(self.page) }
     }
 
+    /// Whether the block's map finds the head of `other` where `other` has it: both are in one map then.
+    pub(crate) fn shares_map_with(&self, other: &Self) -> bool {
+        let _reader = Reader::new(self.map);
+        // SAFETY: inside the reader.
+        let found = unsafe { self.map.descriptor(other.pfn) };
+        found == Some(other.page)
+    }
+
     /// The descriptor of the frame `index` frames after the head, which lies in the block.
     pub(crate) fn nth(&self, index: u64) -> Option<&Page> {
-        let page = self.map.descriptor(self.pfn.checked_add(index)?)?;
-        // SAFETY: the frame lies in the block, so the promise of `new` covers its descriptor.
-        Some(unsafe { Page::from_ptr(page) })
+        self.each(index..index.checked_add(1)?).next()
+    }
+
+    /// The descriptors of the frames from `indices.start` to `indices.end` after the head, which lie in the block.
+    pub(crate) fn each(&self, indices: Range<u64>) -> impl Iterator<Item = &Page> {
+        let reader = Reader::new(self.map);
+        indices.filter_map(move |index| {
+            let _inside = &reader;
+            // SAFETY: inside the reader.
+            let page = unsafe { self.map.descriptor(self.pfn.checked_add(index)?) }?;
+            // SAFETY: the frame lies in the block, so the promise of `new` covers its descriptor.
+            Some(unsafe { Page::from_ptr(page) })
+        })
     }
 
     pub(crate) fn tag(&self) -> Tag {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a folio lends to whoever counts its mappings.
 
+use core::ops::Range;
+
 use mmkit_sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::block::Block;
@@ -44,6 +46,17 @@ impl<M: MemMap> Block<'_, M> {
         Some(page)
     }
 
+    /// The words of each descriptor of `indices`, if the block has all of them and may write them.
+    fn words_of(&self, indices: Range<u64>) -> Option<impl Iterator<Item = Words<'_>>> {
+        if indices.start < indices.end {
+            self.own(indices.end - 1)?;
+        }
+        Some(self.each(indices).map(|page| {
+            page.written();
+            Words { half: &page.half, word: &page.word }
+        }))
+    }
+
     fn words(&self, index: u64) -> Option<Words<'_>> {
         self.own(index).map(|page| Words { half: &page.half, word: &page.word })
     }
@@ -66,6 +79,19 @@ impl<M: MemMap> Folio<'_, M> {
     #[must_use]
     pub unsafe fn words(&self, index: u64) -> Option<Words<'_>> {
         self.block().words(index)
+    }
+
+    /// The words of each descriptor of frames `indices`, in order; `None` unless the folio has all of them for its own.
+    ///
+    /// Cost: one look at the head for all of them.
+    ///
+    /// # Safety
+    ///
+    /// As for [`words`](Self::words).
+    #[must_use]
+    #[inline]
+    pub unsafe fn words_of(&self, indices: Range<u64>) -> Option<impl Iterator<Item = Words<'_>>> {
+        self.block().words_of(indices)
     }
 
     /// Sets `flags` of frame `index` alone, and returns those that were set before; `None` past the folio, and where that
@@ -105,5 +131,31 @@ impl<M: MemMap> Frozen<'_, M> {
     #[must_use]
     pub unsafe fn words(&self, index: u64) -> Option<Words<'_>> {
         self.block.words(index)
+    }
+
+    /// The words of each descriptor of frames `indices`, in order; `None` unless the block has all of them for its own.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Folio::words`].
+    #[must_use]
+    pub unsafe fn words_of(&self, indices: Range<u64>) -> Option<impl Iterator<Item = Words<'_>>> {
+        self.block.words_of(indices)
+    }
+
+    /// Sets `flags` of each frame of `indices`; whether the block has all of them for its own, without which nothing is
+    /// set. Frame 0 has the block's own flags.
+    ///
+    /// Cost: one store for each frame, no atomic read-modify-write.
+    pub fn insert_at(&mut self, indices: Range<u64>, flags: PageFlags) -> bool {
+        if indices.start < indices.end && self.block.own(indices.end - 1).is_none() {
+            return false;
+        }
+        let bits = flags.bits() & PageFlags::all().bits();
+        for page in self.block.each(indices) {
+            page.written();
+            page.flags.store(page.flags.load(Ordering::Relaxed) | bits, Ordering::Relaxed);
+        }
+        true
     }
 }

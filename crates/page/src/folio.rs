@@ -208,7 +208,7 @@ impl<'m, M: MemMap> Folio<'m, M> {
     #[must_use]
     pub unsafe fn from_raw(map: &'m M, head: Pfn) -> Option<Self> {
         // SAFETY: the reference that `into_raw` kept keeps the descriptors in place.
-        let block = unsafe { Block::new(map, head) }?;
+        let block = unsafe { Block::find(map, head) }?;
         Some(Self { block })
     }
 

@@ -31,8 +31,8 @@ use crate::{Frozen, MemMap, Page, Place, Reason, Refused};
 ///
 /// ```compile_fail,E0599
 /// # use mmkit_page::{Frozen, MemMap};
-/// fn words<M: MemMap>(frozen: &Frozen<'_, M>) {
-///     let _ = frozen.words();
+/// fn halves<M: MemMap>(frozen: &Frozen<'_, M>) {
+///     let _ = frozen.halves();
 /// }
 /// ```
 ///
@@ -119,7 +119,7 @@ impl<'m, M: MemMap> Free<'m, M> {
         };
         let buddy = self.pfn().checked_add(order.frames());
         // SAFETY: the upper half is part of this block, whose handle keeps its descriptors in place, and then its own.
-        let Some(upper) = buddy.and_then(|pfn| unsafe { Block::new(self.block.map, pfn) }) else {
+        let Some(upper) = buddy.and_then(|pfn| unsafe { Block::find(self.block.map, pfn) }) else {
             return Err(Refused::new(self, Reason::Absent));
         };
         let half = Tag::head(order).with_free(true);
@@ -159,7 +159,7 @@ impl<'m, M: MemMap> Free<'m, M> {
         // counts is not which reference to the map the handles were made with.
         let is_half = other.order() == order
             && other.pfn().get() == pfn.get() ^ order.frames()
-            && self.block.map.descriptor(other.pfn()) == Some(other.block.descriptor());
+            && self.block.shares_map_with(&other.block);
         if !is_half {
             return Err(Reason::NotBuddies { pfn, other: other.pfn() });
         }
@@ -184,7 +184,7 @@ impl<'m, M: MemMap> Free<'m, M> {
     #[must_use]
     pub unsafe fn from_raw(map: &'m M, pfn: Pfn) -> Option<Self> {
         // SAFETY: the handle that `into_raw` forgot keeps the descriptors in place.
-        let block = unsafe { Block::new(map, pfn) }?;
+        let block = unsafe { Block::find(map, pfn) }?;
         Some(Self { block })
     }
 
@@ -226,7 +226,7 @@ mod tests {
             &Immovable
         }
 
-        fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
+        unsafe fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
             self.0.iter().find(|(frame, _)| *frame == pfn).map(|(_, page)| NonNull::from(page))
         }
     }

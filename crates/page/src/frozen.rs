@@ -146,9 +146,8 @@ impl<'m, M: MemMap> Frozen<'m, M> {
     /// Gives every descriptor but the first `tag`, and clears its words. The block's tails are its own.
     fn rewrite_others(&self, tag: Tag) {
         let place = self.block.place();
-        for index in 1..self.block.order().frames() {
-            // Blocks grow only out of frames that are in the map, so each has a descriptor.
-            let Some(page) = self.block.nth(index) else { continue };
+        // Blocks grow only out of frames that are in the map, so each has a descriptor.
+        for page in self.block.each(1..self.block.order().frames()) {
             page.clear_words();
             page.flags.store(place.bits(), Ordering::Relaxed);
             page.info.store_unique(0, tag.bits());

@@ -90,6 +90,7 @@ mod free;
 mod frozen;
 mod memmap;
 mod page;
+mod raw;
 mod refused;
 mod slice;
 mod tag;

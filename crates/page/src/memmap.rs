@@ -33,6 +33,7 @@ use crate::{Counting, Folio, Free, Frozen, GetError, Page, Place, Reader};
 ///   the lookup that finds it. Afterwards only this crate writes it.
 /// * Two maps have all descriptors in common, each under the same frame number, or none.
 /// * `read_side` always returns the same read side.
+/// * Of the provided methods at most [`release`](Self::release) is replaced.
 pub unsafe trait MemMap: Sized {
     /// What keeps descriptors in place while they are looked at.
     type Read: ReadSide;
@@ -45,7 +46,12 @@ pub unsafe trait MemMap: Sized {
     /// The descriptor of `pfn`, or `None` where the map has none: the frame is absent.
     ///
     /// Cost: no atomic read-modify-write, no allocation.
-    fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>>;
+    ///
+    /// # Safety
+    ///
+    /// The caller is inside [`read_side`](Self::read_side) during the call: what a map goes through to find a
+    /// descriptor may be taken away like the descriptors themselves.
+    unsafe fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>>;
 
     /// Takes a frame whose last [`Folio`] was dropped. Linux: `__folio_put`.
     ///
@@ -192,8 +198,9 @@ unsafe impl<T: MemMap> MemMap for &T {
         (**self).read_side()
     }
 
-    fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
-        (**self).descriptor(pfn)
+    unsafe fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
+        // SAFETY: the caller is inside the one read side of both.
+        unsafe { (**self).descriptor(pfn) }
     }
 
     fn release(&self, frozen: Frozen<'_, Self>) {

@@ -115,7 +115,7 @@ unsafe impl<C: Counting> MemMap for SliceMap<'_, C> {
     }
 
     #[inline]
-    fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
+    unsafe fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
         if pfn.get().wrapping_sub(self.range.start().get()) >= self.range.frames() {
             return None;
         }

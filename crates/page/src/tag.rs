@@ -77,8 +77,6 @@ impl Tag {
         self.with(Self::COMPOUND, on)
     }
 
-    // Only templates are made so, and those are not for models.
-    #[cfg(any(test, not(mmkit_loom)))]
     pub(crate) const fn with_shared(self, on: bool) -> Self {
         self.with(Self::SHARED, on)
     }

@@ -26,7 +26,7 @@ impl<'m, M: MemMap> Reader<'m, M> {
     #[inline]
     #[must_use]
     pub fn page<'g>(&'g self, pfn: Pfn) -> Option<PageView<'m, 'g, M>> {
-        // SAFETY: the view cannot outlive `self`, whose guard keeps the descriptor readable.
+        // SAFETY: inside the read side for as long as `self` lives; the view cannot outlive it.
         let block = unsafe { Block::new(self.map, pfn) }?;
         Some(PageView { block, _reader: PhantomData })
     }

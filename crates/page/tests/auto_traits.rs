@@ -22,7 +22,7 @@ unsafe impl MemMap for Local {
         &Immovable
     }
 
-    fn descriptor(&self, _: Pfn) -> Option<NonNull<Page>> {
+    unsafe fn descriptor(&self, _: Pfn) -> Option<NonNull<Page>> {
         self.0.set(1);
         None
     }
@@ -40,7 +40,7 @@ unsafe impl MemMap for Pinned {
         &self.0
     }
 
-    fn descriptor(&self, _: Pfn) -> Option<NonNull<Page>> {
+    unsafe fn descriptor(&self, _: Pfn) -> Option<NonNull<Page>> {
         None
     }
 }

@@ -62,7 +62,7 @@ unsafe impl<R: ReadSide> MemMap for Map<R> {
         &self.read
     }
 
-    fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
+    unsafe fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
         self.pages.get(usize::try_from(pfn.get()).ok()?).map(NonNull::from)
     }
 }

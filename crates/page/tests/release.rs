@@ -27,8 +27,9 @@ unsafe impl MemMap for Pool<'_> {
         &Immovable
     }
 
-    fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
-        self.map.descriptor(pfn)
+    unsafe fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
+        // SAFETY: passed on to the caller.
+        unsafe { self.map.descriptor(pfn) }
     }
 
     fn release(&self, frozen: Frozen<'_, Self>) {

@@ -388,7 +388,8 @@ fn the_last_reference_that_may_be_had_is_the_limit() {
     const LIMIT: u32 = i32::MAX as u32;
     on_map(0, 2, |map| {
         let folio = block(map, 0, 1).allocate().prep().unwrap().into_folio();
-        let info = map.descriptor(pfn(0)).unwrap().cast::<AtomicU64>();
+        // SAFETY: a slice map is read without a guard.
+        let info = unsafe { map.descriptor(pfn(0)) }.unwrap().cast::<AtomicU64>();
         // SAFETY: the second word of the descriptor's eight.
         let info = unsafe { info.add(1) };
         // SAFETY: the descriptor stays in place, and this word is always accessed as an `AtomicU64`.

@@ -26,15 +26,15 @@
 //! # The environment
 //!
 //! What tables need from around them travels in one value, an [`TableEnv`]: frames, lock, read side, [`Mmu`] (flushes; how
-//! live entries may be replaced), counters. [`Bare`] is the plainest one. Replacing a live entry is fallible, because some
+//! live entries may be replaced), counters. [`Bare`](mmkit_frame::Bare) is the plainest one. Replacing a live entry is fallible, because some
 //! machines must break it before they make the new one, and may fail to.
 //!
 //! # Example
 //!
 //! ```
 //! use mmkit_addr::{Geometry, NodeId, Pfn, VirtAddr, VirtRange};
-//! use mmkit_frame::test_util::TestFrames;
-//! use mmkit_pgtable::{Backing, Bare, Mapping, Prot, Released, Tables, Walk, X86_64};
+//! use mmkit_frame::{Bare, test_util::TestFrames};
+//! use mmkit_pgtable::{Backing, Mapping, Prot, Released, Tables, Walk, X86_64};
 //!
 //! # fn main() -> Result<(), Box<dyn core::error::Error>> {
 //! let frames = TestFrames::with_frames(64);

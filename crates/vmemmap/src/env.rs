@@ -13,7 +13,8 @@ use crate::TailSlot;
 /// # Safety
 ///
 /// * `tail_slots` returns the same slots every time, however the value is moved.
-/// * The slots serve one memory map at a time.
+/// * The slots serve one memory map, which finds them empty, and no other after it: what one could not give back stays
+///   in them.
 pub unsafe trait VmemmapEnv: Env {
     /// How the mappings of the memory map's folios are counted; [`Uncounted`] where they are not.
     type Counts: Counting;

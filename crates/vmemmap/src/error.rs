@@ -86,6 +86,12 @@ pub enum VmemmapError {
         /// Their order.
         order: Order,
     },
+    /// The environment's allocator gave a frame that is other memory in the address space: the two do not belong
+    /// together.
+    OtherMemory {
+        /// The frame.
+        pfn: Pfn,
+    },
     /// A reader of this thread would have to be waited for.
     InsideReader,
     /// The frames of the space and of the environment, or those of the geometry, have different sizes.
@@ -128,6 +134,9 @@ impl fmt::Display for VmemmapError {
             Self::NoTailSlot { slots } => write!(f, "all {slots} tail slots are taken"),
             Self::TooManyTailUsers { node, order } => {
                 write!(f, "too many sections share the tails of {order:?} of {node:?}")
+            }
+            Self::OtherMemory { pfn } => {
+                write!(f, "{pfn:?} of the frame allocator is other memory in the memory map's address space")
             }
             Self::InsideReader => f.write_str("the memory map cannot wait for a reader of this thread"),
             Self::PageSize { geometry, space, frames } => write!(

@@ -43,6 +43,9 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
     /// be populated section by section, in any order. A section's shared compounds have one order and one place; single
     /// frames may stand beside them.
     ///
+    /// It takes the memory map's lock, so it must not be called from inside a reader: a removal that has the lock may be
+    /// waiting for that reader.
+    ///
     /// Linux: `sparse_add_section` and `vmemmap_populate_compound_pages`.
     ///
     /// # Errors

@@ -16,8 +16,8 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
     ///
     /// Every frame must be free and at rest, in blocks that lie in the range. Where a compound's head is in the range,
     /// so is all of it that is there; where its head is there but not in the range, none of it is; where its head is
-    /// absent, it goes by the units in which it was populated. A page of descriptors that neighbours outside of the
-    /// range have a part in stays until the last of them goes.
+    /// absent, it goes by the units in which it was populated. (A compound with a hole in it is filled first.) A page of
+    /// descriptors that neighbours outside of the range have a part in stays until the last of them goes.
     ///
     /// Linux: `section_deactivate`.
     ///
@@ -93,7 +93,8 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
         };
         self.env.events().count(Counter::Synchronize, 1);
         let readers = self.env.read_side();
-        let waited = mutant!("vmemmap-remove-no-wait", readers.synchronize(), Ok::<_, mmkit_sync::InsideReader>(()));
+        let waited =
+            mutant!("vmemmap-remove-no-wait", readers.synchronize(), Ok::<_, mmkit_sync::InsideReader>(()));
         waited.map_err(|_| undo(VmemmapError::InsideReader))?;
 
         let own = self.own_pages(range);

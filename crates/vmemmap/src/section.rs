@@ -11,25 +11,40 @@ use crate::bitmap::Bitmap;
 use crate::tails::TailKey;
 
 /// How sections are cut, and how they lie in the frames of the section table.
+///
+/// A leaf has the present bitmaps of its sections, one behind the other, then their shared bitmaps, then a tag for each.
+/// So the word with the present bit of a frame is found by shifting the frame number, whatever section it is in.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
     /// log2 of the frames of a section.
-    pub(crate) section: u32,
+    section: u32,
     /// log2 of the frames of a subsection.
     pub(crate) subsection: u32,
     /// log2 of the 64-bit words of a frame.
     pub(crate) frame_words: u32,
-    /// log2 of the words of a section's entry.
-    pub(crate) entry_words: u32,
+    /// log2 of the sections of a leaf.
+    pub(crate) leaf: u32,
+    /// log2 of the frames whose present bits share a word.
+    pub(crate) word: u32,
+    /// log2 of the words of the present bitmaps of a leaf.
+    pub(crate) leaf_words: u32,
+    /// The bits of a subsection's number that count in a word.
+    pub(crate) bit_mask: u32,
 }
 
 impl Shape {
     pub(crate) const fn of(geometry: &Geometry) -> Self {
         let section = geometry.section_order().get() as u32;
-        let subsection = geometry.subsection_order().get() as u32;
-        let bitmap = (1u32 << (section - subsection)).div_ceil(64);
-        let entry_words = (1 + 2 * bitmap).next_power_of_two().trailing_zeros();
-        Self { section, subsection, frame_words: geometry.base_shift() - 3, entry_words }
+        Self::new(section, geometry.subsection_order().get() as u32, geometry.base_shift() - 3)
+    }
+
+    pub(crate) const fn new(section: u32, subsection: u32, frame_words: u32) -> Self {
+        // A word has the bits of 64 subsections, or of all that a section has.
+        let word = if section - subsection < 6 { section } else { subsection + 6 };
+        let bitmap_words = 1u32 << (section - word);
+        let leaf = ((1u32 << frame_words) / (2 * bitmap_words + 1)).ilog2();
+        let bit_mask = (1 << (word - subsection)) - 1;
+        Self { section, subsection, frame_words, leaf, word, leaf_words: leaf + (section - word), bit_mask }
     }
 
     /// Subsections of a section.
@@ -41,7 +56,7 @@ impl Shape {
     /// Words of one bitmap of an entry.
     #[inline]
     const fn bitmap_words(self) -> usize {
-        self.subsections().div_ceil(64) as usize
+        1 << (self.section - self.word)
     }
 
     #[inline]
@@ -77,47 +92,49 @@ impl Shape {
     }
 }
 
-/// What the section table keeps of a section: `tag | present bitmap | shared bitmap`.
+/// What the section table keeps of a section.
 ///
-/// The tag word names the tails of those subsections whose bit is set in the shared bitmap; it is 0 while none is.
-/// All words are written under the memory map's lock. Lookups read the present bitmap, and nothing else.
+/// The tag names the tails of those subsections whose bit is set in the shared bitmap; it is 0 while none is. All words
+/// are written under the memory map's lock. Lookups read the present bitmap, and nothing else.
 #[derive(Clone, Copy)]
 pub(crate) struct Section<'a> {
-    words: &'a [Word],
-    shape: Shape,
+    present: &'a [Word],
+    shared: &'a [Word],
+    tag: &'a Word,
 }
 
 impl<'a> Section<'a> {
-    #[inline]
-    pub(crate) fn new(words: &'a [Word], shape: Shape) -> Self {
-        Self { words, shape }
+    /// Section number `index` of a leaf.
+    pub(crate) fn of(leaf: &'a [Word], index: u64, shape: Shape) -> Option<Self> {
+        let (sections, words) = (1 << shape.leaf, shape.bitmap_words());
+        let index = index as usize;
+        let bitmap = |number: usize| leaf.get(number * words..(number + 1) * words);
+        let (present, shared) = (bitmap(index)?, bitmap(sections + index)?);
+        Some(Self { present, shared, tag: leaf.get(2 * sections * words + index)? })
+    }
+
+    /// The present bitmaps of all sections of a leaf.
+    pub(crate) fn all_present(leaf: &'a [Word], shape: Shape) -> Bitmap<'a> {
+        Bitmap(leaf.get(..1 << shape.leaf_words).unwrap_or(&[]))
     }
 
     /// Subsections that have descriptors.
-    #[inline]
     pub(crate) fn present(self) -> Bitmap<'a> {
-        self.bitmap(1)
+        Bitmap(self.present)
     }
 
     /// Subsections whose compounds share their tails.
     pub(crate) fn shared(self) -> Bitmap<'a> {
-        self.bitmap(1 + self.shape.bitmap_words())
-    }
-
-    #[inline]
-    fn bitmap(self, start: usize) -> Bitmap<'a> {
-        Bitmap(self.words.get(start..start + self.shape.bitmap_words()).unwrap_or(&[]))
+        Bitmap(self.shared)
     }
 
     /// Which tails the shared subsections use.
     pub(crate) fn tails(self) -> Option<TailKey> {
-        TailKey::from_bits(self.words.first()?.load(Ordering::Relaxed))
+        TailKey::from_bits(self.tag.load(Ordering::Relaxed))
     }
 
     /// Says which tails the shared subsections use.
     pub(crate) fn set_tails(self, tails: Option<TailKey>) {
-        if let Some(tag) = self.words.first() {
-            tag.store(tails.map_or(0, TailKey::bits), Ordering::Relaxed);
-        }
+        self.tag.store(tails.map_or(0, TailKey::bits), Ordering::Relaxed);
     }
 }

@@ -90,7 +90,7 @@ impl Sections {
 
     #[inline]
     fn leaf_shift(&self) -> u32 {
-        self.shape.frame_words - self.shape.entry_words
+        self.shape.leaf
     }
 
     /// The index, in a node of `height`, of the link that leads to `section`; beyond the node where it is too high.
@@ -155,9 +155,51 @@ impl Sections {
             }
             height -= 1;
         }
-        let start = (section & ((1 << self.leaf_shift()) - 1)) << self.shape.entry_words;
-        let words = Self::node(frames, node)?.get(start as usize..)?.get(..1 << self.shape.entry_words)?;
-        Some(Section::new(words, self.shape))
+        Section::of(Self::node(frames, node)?, section & ((1 << self.leaf_shift()) - 1), self.shape)
+    }
+
+    /// Whether the subsection of `pfn` has descriptors: what every lookup asks.
+    ///
+    /// The same as `get` and a look at the bitmap, without making slices. Cost: one load for each level, one of the
+    /// bitmap. Acquire, all of them: see `root`, `get` and [`Bitmap::contains`](crate::bitmap::Bitmap::contains).
+    #[inline]
+    pub(crate) fn is_present<A: FrameAllocator, D: DirectMap>(&self, frames: &Frames<A, D>, pfn: Pfn) -> bool {
+        // The word that has the bit, among all words of all leaves.
+        let word = pfn.get() >> self.shape.word;
+        let mut node = self.root();
+        let mut shift = self.shape.leaf_words + node.height() * self.shape.frame_words;
+        if !node.is_live() || word.checked_shr(shift).unwrap_or(0) != 0 {
+            return false;
+        }
+        while shift > self.shape.leaf_words {
+            shift -= self.shape.frame_words;
+            let Some(slot) = self.word(frames, node, word >> shift) else { return false };
+            // Acquire: pairs with the Release of `insert`, as in `get`.
+            node = Link(slot.load(Ordering::Acquire));
+            if !node.is_live() {
+                return false;
+            }
+        }
+        let Some(bits) = self.word(frames, node, word & ((1 << self.shape.leaf_words) - 1)) else { return false };
+        let bit = (pfn.get() >> self.shape.subsection) as u32 & self.shape.bit_mask;
+        // Acquire: pairs with the Release of `Bitmap::set`.
+        bits.load(Ordering::Acquire) >> bit & 1 != 0
+    }
+
+    /// Word `index` of a node, counted modulo the words of a frame.
+    #[inline]
+    fn word<'f, A: FrameAllocator, D: DirectMap>(
+        &self,
+        frames: &'f Frames<A, D>,
+        node: Link,
+        index: u64,
+    ) -> Option<&'f Word> {
+        let words = frames.frame(node.pfn()?)?.cast::<Word>();
+        let index = index & ((1 << self.shape.frame_words) - 1);
+        // SAFETY: masked to the words of a frame, all of which are behind the pointer.
+        let word = unsafe { words.add(index as usize) };
+        // SAFETY: aligned, as frames are, and readable: see `node`, which nobody accesses but as words.
+        Some(unsafe { word.as_ref() })
     }
 
     /// Whether `section` does not fit a tree of `height`.
@@ -278,9 +320,7 @@ impl Sections {
     ) -> bool {
         let Some(words) = Self::node(frames, node) else { return false };
         if height == 0 {
-            return words
-                .chunks_exact(1 << self.shape.entry_words)
-                .all(|entry| Section::new(entry, self.shape).present().is_empty());
+            return Section::all_present(words, self.shape).is_empty();
         }
         for slot in self.slots_between(words, height, first, last) {
             let below = Link(slot.load(Ordering::Relaxed));
@@ -390,9 +430,10 @@ impl Sections {
     ) {
         let Some(words) = Self::node(frames, node) else { return };
         if node.height() == 0 {
-            let entries = words.chunks_exact(1 << self.shape.entry_words);
-            for (section, entry) in (number << self.leaf_shift()..).zip(entries) {
-                with(section, Section::new(entry, self.shape));
+            for index in 0..1 << self.leaf_shift() {
+                if let Some(section) = Section::of(words, index, self.shape) {
+                    with(number << self.leaf_shift() | index, section);
+                }
             }
             return;
         }

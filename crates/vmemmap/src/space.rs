@@ -52,13 +52,18 @@ pub struct SpaceUsage {
 /// # Safety
 ///
 /// * After `map(pages, Own { first })` returned `Ok`, and until `unmap`, `descriptor` of a frame whose descriptor lies in
-///   page `pages.start + i` points into the frame `first + i`, readable and writable.
+///   page `pages.start + i` points into the frame `first + i`, at byte `pfn * 64` modulo the page, readable and
+///   writable.
 /// * After `map(pages, Tails(run))` returned `Ok`, the same holds for reading, and the bytes are those of some frame
 ///   of `run`. The space never writes them.
 /// * Between `unmap` and the flush of its [`Unmapped`](Self::Unmapped) the frames may still be reached, through
 ///   translations that processors remember.
 /// * An error changes nothing that a caller can see: neither mappings nor what was taken from the allocator.
-/// * Frames handed to the callback of [`Unmapped::flush`] are not reachable through the space any more.
+/// * `descriptor` may be called by any thread, at any time, whatever is mapped and unmapped elsewhere meanwhile.
+/// * Pages that are mapped are refused by `map`, and pages that are not by `unmap`.
+/// * [`Unmapped::flush`] hands each page that was unmapped to its callback once, with what `map` put behind it; what
+///   it hands out is not reachable through the space any more.
+/// * [`reaches`](Self::reaches) is `true` only for the memory that `map` would put behind a page.
 /// * [`tail_frames_order`](Self::tail_frames_order) and [`base_shift`](Self::base_shift) never change.
 pub unsafe trait VmemmapSpace {
     /// Pages that were unmapped and wait for a flush.
@@ -72,6 +77,16 @@ pub unsafe trait VmemmapSpace {
     /// log2 of the identical frames that [`Backing::Tails`] should have. 0 unless mappings are scarce.
     fn tail_frames_order(&self) -> mmkit_addr::Order {
         mmkit_addr::Order::ZERO
+    }
+
+    /// Whether frame `pfn`, if it were mapped here, would be the memory at `bytes`.
+    ///
+    /// Frame numbers belong to an allocator, and a space may be put together with another one than its own. The
+    /// memory map asks this of every frame before it maps it. Always `true` as provided, which is right where there is
+    /// one physical memory, as in a kernel.
+    fn reaches(&self, pfn: Pfn, bytes: NonNull<u8>) -> bool {
+        let _ = (pfn, bytes);
+        true
     }
 
     /// Where the descriptor of `pfn` is. Lock-free.

@@ -151,9 +151,7 @@ impl<E: Entry, V: TableEnv> TableSpace<E, V> {
 // SAFETY:
 // * Tables map what they are told, where they are told, and change it only when they are told.
 // * Their walkers are the calls of `descriptor`, which find a leaf of a page that nobody unmaps meanwhile, and go from
-//   its frame to memory by the direct map that belongs to the tables' allocator. The tables may be given frames of
-//   another allocator than theirs: the direct map then answers `None`, or is the same as that allocator's by the
-//   promise of `Frames`.
+//   its frame to memory by the direct map that belongs to the tables' allocator: `reaches` compares with that one.
 // * Own pages are mapped frame by frame from `first`; tails to one frame, from `run`. Nothing writes either here.
 // * `map`, `attach`, `share` and `unmap` change nothing where they fail, and `map_tails` undoes its first steps.
 // * Released pages were unmapped, and flushed from the processors that the environment knows.
@@ -165,6 +163,10 @@ unsafe impl<E: Entry, V: TableEnv> VmemmapSpace for TableSpace<E, V> {
 
     fn base_shift(&self) -> u32 {
         self.shift()
+    }
+
+    fn reaches(&self, pfn: Pfn, bytes: NonNull<u8>) -> bool {
+        self.tables.env().frames().frame(pfn) == Some(bytes)
     }
 
     unsafe fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
@@ -293,5 +295,35 @@ unsafe impl ReadSide for Unwaited {
 
     fn synchronize(&self) -> Result<(), InsideReader> {
         Ok(())
+    }
+}
+
+#[cfg(all(test, not(mmkit_loom)))]
+mod tests {
+    use mmkit_addr::PfnRange;
+    use mmkit_frame::Bare;
+    use mmkit_frame::test_util::TestFrames;
+    use mmkit_page::Place;
+    use mmkit_pgtable::X86_64;
+
+    use super::*;
+    use crate::{Vmemmap, VmemmapError, WithTailSlots};
+
+    /// Both number their frames from 0, and mean other memory.
+    #[test]
+    fn frames_of_another_allocator_are_refused() {
+        let (ours, theirs) = (TestFrames::with_frames(64), TestFrames::with_frames(64));
+        let geometry = Geometry::X86_64;
+        let space = TableSpace::<X86_64, _>::new(Bare::new(ours.frames()), geometry, NodeId::ZERO).unwrap();
+        let env = WithTailSlots::<_, 1>::new(Bare::new(theirs.frames()));
+        let map = Vmemmap::new(geometry, space, env).unwrap();
+        let before = ours.outstanding();
+        for order in [0, 9] {
+            let order = Order::new(order).unwrap();
+            let refused =
+                map.populate(PfnRange::block(Pfn::ZERO, Order::new(15).unwrap()), order, Place::default());
+            assert!(matches!(refused, Err(VmemmapError::OtherMemory { .. })), "{refused:?}");
+            assert_eq!((ours.outstanding(), theirs.outstanding()), (before, 0));
+        }
     }
 }

@@ -133,11 +133,10 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
     /// As `is_present`, for callers inside the read side or under the lock.
     #[inline]
     pub(crate) fn has(&self, pfn: Pfn) -> bool {
-        self.sections
-            .get(self.frames(), self.shape.section_of(pfn))
-            .is_some_and(|section| section.present().contains(self.shape.subsection_of(pfn)))
+        self.sections.is_present(self.frames(), pfn)
     }
 
+    #[inline]
     pub(crate) fn frames(&self) -> &Frames<E::Allocator, E::Map> {
         self.env.frames()
     }
@@ -164,9 +163,15 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
         PfnRange::block(first, self.page_order())
     }
 
-    /// Takes a block near `place`. The first one that comes from another node is reported.
+    /// Takes a block near `place`, for pages of the space. The first one that comes from another node is reported.
     pub(crate) fn take(&self, request: Request, place: Place) -> Result<Pfn, VmemmapError> {
         let pfn = self.frames().allocate(request.on_node(place.node))?;
+        let reached = |pfn| self.frames().frame(pfn).is_some_and(|bytes| self.space.reaches(pfn, bytes));
+        if let Some(other) = PfnRange::block(pfn, request.order).iter().find(|&pfn| !reached(pfn)) {
+            // SAFETY: taken just above at this order, and nobody else knows of it.
+            unsafe { self.frames().deallocate(pfn, request.order) };
+            return Err(VmemmapError::OtherMemory { pfn: other });
+        }
         self.env.events().count(Counter::FrameTaken, request.order.frames());
         let node = self.frames().allocator().node_of(pfn);
         if let Some(got) = node.filter(|&node| node != place.node)
@@ -209,12 +214,12 @@ unsafe impl<S: VmemmapSpace, E: VmemmapEnv> MemMap for Vmemmap<S, E> {
     }
 
     #[inline]
-    fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
+    unsafe fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
         if !self.has(pfn) {
             return None;
         }
-        // SAFETY: the caller is inside the read side, or holds the frame, or the lock: present pages are unmapped only
-        // after their bits were cleared under the lock, with every frame claimed, and a grace period passed.
+        // SAFETY: the caller is inside the read side, and a page that was present then is unmapped only after its bit
+        // was cleared and a grace period passed.
         unsafe { self.space.descriptor(pfn) }
     }
 }

@@ -15,7 +15,7 @@ use mmkit_addr::{Geometry, NodeId, Order, Pfn, PfnRange};
 use mmkit_frame::test_util::{TestConfig, TestFrames};
 use mmkit_frame::{Env, Frames};
 use mmkit_page::{MemMap, Page, Place, State};
-use mmkit_sync::atomic::{AtomicU64, UnsafeCell};
+use mmkit_sync::atomic::{AtomicU64, Ordering, UnsafeCell};
 use mmkit_sync::mutant::must_fail;
 use mmkit_sync::{Readers, SpinLock};
 use mmkit_vmemmap::{
@@ -70,6 +70,9 @@ struct OnePage {
     descriptors: Vec<Page>,
     mapped: Mutex<Option<Pfn>>,
     alive: UnsafeCell<bool>,
+    /// Touched by both threads, so that the model checker tries each before the other: it does not see that they meet in
+    /// the section table. Relaxed: it orders nothing.
+    met: AtomicU64,
 }
 
 // SAFETY: `alive` is read by those who may look at the page, and written by its removal; the model checker fails where
@@ -82,7 +85,12 @@ impl OnePage {
             descriptors: (0..COUNT).map(|_| Page::new()).collect(),
             mapped: Mutex::new(None),
             alive: UnsafeCell::new(true),
+            met: AtomicU64::new(0),
         }
+    }
+
+    fn meet(&self) {
+        self.met.fetch_add(1, Ordering::Relaxed);
     }
 
     fn look(&self) {
@@ -190,7 +198,11 @@ fn removal(other: fn(&Map), check: fn(&Map, Result<(), VmemmapError>)) {
     builder.check(move || {
         let map = map(frames);
         let shared = Arc::clone(&map);
-        let thread = thread::spawn(move || other(&shared));
+        let thread = thread::spawn(move || {
+            shared.space().meet();
+            other(&shared);
+        });
+        map.space().meet();
         let removed = map.remove(all());
         thread.join().unwrap();
         check(&map, removed);
@@ -203,6 +215,7 @@ fn reader_and_removal() {
     let look = |map: &Map| {
         let reader = map.enter();
         if let Some(page) = reader.page(Pfn::ZERO) {
+            map.space().meet();
             map.space().look();
             assert!(matches!(page.state(), State::Free { .. }));
             map.space().look();
@@ -229,6 +242,7 @@ fn removal_without_a_wait_is_caught_2_threads_3_preemptions() {
 fn owner_and_removal() {
     let own = |map: &Map| {
         if let Ok(free) = map.claim(Pfn::ZERO) {
+            map.space().meet();
             map.space().look();
             let folio = free.allocate().into_folio();
             map.space().look();

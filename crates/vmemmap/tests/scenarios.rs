@@ -7,8 +7,8 @@
 mod common;
 
 use common::{
-    EpochEnv, Fixture, Map, NODE_1, SoftMap, TestEnv, assert_absent, assert_content, assert_empty, balance,
-    behind, expected, frames, map, order, own_and_shared, pfn, place, range,
+    Fixture, Map, NODE_1, SoftMap, TestEnv, assert_absent, assert_content, assert_empty, balance, behind,
+    expected, frames, map, order, own_and_shared, pfn, place, range,
 };
 use mmkit_addr::{Geometry, NodeId, Order, PfnRange};
 use mmkit_frame::FrameAllocator;
@@ -565,23 +565,4 @@ fn scenario_a2_each_node_has_its_own_tails<F: Fixture>() {
         assert_empty(map, frames, new);
         assert!(frames.outstanding_blocks().iter().all(|block| block.pfn.get() < NODE_1));
     });
-}
-
-/// From inside a reader nothing can be removed, and nothing changes.
-#[test]
-fn removal_is_refused_inside_a_reader() {
-    let frames = frames(&X86);
-    let env = EpochEnv::new(&frames);
-    let map = map::<common::InSoftware, _>(X86, &frames, &env);
-    let all = range(0, SECTION);
-    map.populate(all, order(9), place(0, 0)).unwrap();
-    let pages = map.space().pages();
-    let reader = map.enter();
-    assert_eq!(map.remove(all), Err(VmemmapError::InsideReader));
-    assert_content(&map, all, order(9), place(0, 0));
-    drop(reader);
-    assert_eq!((map.space().pages(), map.space().unmaps()), (pages, 0));
-    assert_eq!(map.claim(pfn(0)).map(|free| free.order()).ok(), Some(order(9)));
-    map.remove(all).unwrap();
-    assert_empty(&map, &frames, SpaceUsage::default());
 }

@@ -76,8 +76,10 @@ pub(crate) fn child() -> Result<(), Failure> {
     let folio = map.claim(Pfn::ZERO).map_err(Failure::run)?.allocate().into_folio();
     folio.insert(PageFlags::DIRTY);
     let tail = Pfn::new(order.frames() - 1).unwrap_or(Pfn::ZERO);
-    let words = map.enter().page(tail).map(|page| page.words());
-    let address = map.descriptor(tail);
+    let reader = map.enter();
+    let words = reader.page(tail).map(|page| page.words());
+    // SAFETY: inside the reader.
+    let address = unsafe { map.descriptor(tail) };
     let (Some([word, ..]), Some(address)) = (words, address) else {
         return Err(Failure::run(format_args!("{tail:?} has no descriptor")));
     };

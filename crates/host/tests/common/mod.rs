@@ -140,7 +140,7 @@ unsafe impl MemMap for Map<'_> {
         &Immovable
     }
 
-    fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
+    unsafe fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
         // SAFETY: nothing is unmapped while the map exists.
         unsafe { self.0.descriptor(pfn) }
     }

@@ -11,7 +11,7 @@ use super::*;
 
 type TestSections<'a> = Frames<&'a TestFrames, &'a TestFrames>;
 
-const SHAPE: Shape = Shape { section: 7, subsection: 6, frame_words: 3, entry_words: 2 };
+const SHAPE: Shape = Shape::new(7, 6, 3);
 const PLACE: Place = Place { node: NodeId::ZERO, zone: ZoneId::ZERO };
 
 /// Sections at the edges of leaves, of nodes, and of heights: a tree of height 0 has 2, then 16, 128, 1024, 8192.

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the tests share: an environment, two kinds of address space behind one trait, and helpers.
-#![allow(dead_code, unreachable_pub)]
-#![allow(missing_docs)]
+#![allow(dead_code, missing_docs, unreachable_pub, unused_imports)]
 
 pub mod soft;
 #[cfg(feature = "pgtable")]
@@ -226,7 +225,8 @@ pub fn assert_empty<S: VmemmapSpace, E: VmemmapEnv>(
 /// The memory behind the descriptor of `pfn`, as an address, rounded down to the page.
 pub fn behind<S: VmemmapSpace, E: VmemmapEnv>(map: &Vmemmap<S, E>, pfn: Pfn) -> usize {
     let _reader = map.enter();
-    let descriptor = map.descriptor(pfn).unwrap_or_else(|| panic!("{pfn:?} is absent"));
+    // SAFETY: inside the reader.
+    let descriptor = unsafe { map.descriptor(pfn) }.unwrap_or_else(|| panic!("{pfn:?} is absent"));
     descriptor.as_ptr() as usize & !(map.geometry().base_bytes() as usize - 1)
 }
 

@@ -5,18 +5,22 @@
 //! each descriptor reads, and how many frames may be out.
 #![cfg(not(mmkit_loom))]
 
+#[path = "../common/mod.rs"]
 mod common;
+mod oracle;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use common::{Fixture, InSoftware, TestEnv, expected, frames, map, order, pfn, place, small};
+use common::{Fixture, InSoftware, TestEnv, expected, frames, map, order, pfn, small};
 use mmkit_addr::{Geometry, PfnRange};
 use mmkit_frame::test_util::TestFrames;
-use mmkit_page::{ClaimError, Folio, Free, GetError, MemMap, Place, State};
+use mmkit_page::{ClaimError, Folio, Free, GetError, MemMap, State};
 use mmkit_sync::Readers;
 use mmkit_vmemmap::{MapError, SpaceUsage, Usage, VmemmapError, VmemmapSpace};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+
+use oracle::{Kind, Machine, Model, PLACES, of};
 
 type Vmemmap<'a, F> = common::Map<'a, F, Readers>;
 
@@ -50,220 +54,10 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// What a subsection holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Kind {
-    order: u8,
-    place: Place2,
-}
-
-/// A place that can be ordered.
-type Place2 = (u16, u8);
-
-fn of(place2: Place2) -> Place {
-    place(place2.0, place2.1)
-}
-
 /// Somebody's hold on a block.
 enum Hold<'m, M: MemMap> {
     Free(#[expect(dead_code, reason = "held until it is dropped")] Free<'m, M>),
     Folios(Vec<Folio<'m, M>>),
-}
-
-/// The machine under test.
-#[derive(Clone)]
-struct Machine {
-    geometry: Geometry,
-    /// First section, and how many.
-    first: u64,
-    sections: u64,
-    orders: Vec<u8>,
-    /// Look at every so many-th frame of those that did not change.
-    stride: usize,
-}
-
-const PLACES: [Place2; 3] = [(0, 0), (0, 1), (1, 0)];
-
-struct Model {
-    machine: Machine,
-    subsections: BTreeMap<u64, Kind>,
-    /// Blocks by first frame: how many references, 0 for a claimed one.
-    taken: BTreeMap<u64, u32>,
-}
-
-impl Model {
-    fn geometry(&self) -> &Geometry {
-        &self.machine.geometry
-    }
-
-    fn size(&self) -> u64 {
-        (2 << 20) / self.geometry().base_bytes()
-    }
-
-    fn section(&self) -> u64 {
-        self.geometry().section_bytes() / self.geometry().base_bytes()
-    }
-
-    fn kind(&self, frame: u64) -> Option<Kind> {
-        self.subsections.get(&(frame / self.size())).copied()
-    }
-
-    fn shared(&self, order: u8) -> bool {
-        (64u64 << order) / self.geometry().base_bytes() >= 2
-    }
-
-    /// Frames of which a populate of larger compounds must have whole multiples: a section, or a page of descriptors.
-    fn cap(&self) -> u64 {
-        self.section().max(self.geometry().base_bytes() / 64)
-    }
-
-    fn unit(&self, order: u8) -> u64 {
-        (1u64 << order).max(self.size()).min(self.cap())
-    }
-
-    fn misaligned(&self, range: PfnRange, unit: u64) -> Option<VmemmapError> {
-        let ends = [range.start().get(), range.end()];
-        let unit_order = order(unit.trailing_zeros() as u8);
-        ends.iter().any(|end| end % unit != 0).then_some(VmemmapError::Misaligned { range, unit: unit_order })
-    }
-
-    fn subsections_of(&self, range: PfnRange) -> std::ops::Range<u64> {
-        range.start().get() / self.size()..range.end() / self.size()
-    }
-
-    /// The kind of the tails that the section of a subsection shares.
-    fn tails(&self, subsection: u64) -> Option<Kind> {
-        let per = self.section() / self.size();
-        let first = subsection / per * per;
-        self.subsections.range(first..first + per).map(|(_, &kind)| kind).find(|kind| self.shared(kind.order))
-    }
-
-    /// Why a populate must be refused. `Err(())`: with one of two errors, since frames would be in two blocks.
-    fn refuses_populate(&self, range: PfnRange, new: Kind) -> Result<Option<VmemmapError>, ()> {
-        if let Some(error) = self.misaligned(range, self.unit(new.order)) {
-            return Ok(Some(error));
-        }
-        let per = self.section() / self.size();
-        let mut checked = None;
-        let subsections = self.subsections_of(range);
-        for first in (subsections.start / per..=(subsections.end - 1) / per).map(|section| section * per) {
-            let part = subsections.start.max(first)..subsections.end.min(first + per);
-            if let Some((&at, _)) = self.subsections.range(part).next() {
-                checked = Some(VmemmapError::Present { pfn: pfn(at * self.size()) });
-                break;
-            }
-            if let Some(has) = self.tails(first).filter(|&has| self.shared(new.order) && has != new) {
-                checked = Some(VmemmapError::OtherTails {
-                    pfn: pfn(first * self.size()),
-                    order: order(has.order),
-                    place: of(has.place),
-                });
-                break;
-            }
-        }
-        if checked.is_some() {
-            return Ok(checked);
-        }
-        // No frame in two blocks: every compound that crosses the edge of the range is of one kind.
-        let reach = |start: u64, end: u64, order: u8| {
-            let size = 1u64 << order;
-            start / size * size..end.div_ceil(size) * size
-        };
-        let conflict = self.subsections.iter().any(|(&at, &kind)| {
-            let (start, end) = (at * self.size(), (at + 1) * self.size());
-            let theirs = reach(start, end, kind.order);
-            let ours = reach(range.start().get(), range.end(), new.order);
-            kind != new
-                && (theirs.start < range.end() && range.start().get() < theirs.end
-                    || ours.start < end && start < ours.end)
-        });
-        if conflict { Err(()) } else { Ok(None) }
-    }
-
-    fn refuses_remove(&self, range: PfnRange) -> Option<VmemmapError> {
-        if let Some(error) = self.misaligned(range, self.size()) {
-            return Some(error);
-        }
-        let (start, end) = (range.start().get(), range.end());
-        let has = |frame| self.kind(frame).is_some();
-        if let Some(at) = self.subsections_of(range).find(|at| !self.subsections.contains_key(at)) {
-            return Some(VmemmapError::Absent { pfn: pfn(at * self.size()) });
-        }
-        for (frame, bound) in [(start, start), (end - 1, end)] {
-            let Some(kind) = self.kind(frame).filter(|kind| self.shared(kind.order)) else { continue };
-            let size = 1 << kind.order;
-            let head = frame / size * size;
-            let cut = if head >= start {
-                (end / self.size()..(head + size).div_ceil(self.size()))
-                    .any(|at| self.subsections.contains_key(&at))
-            } else {
-                has(head)
-            };
-            if cut {
-                return Some(VmemmapError::CutsCompound { head: pfn(head), order: order(kind.order) });
-            }
-            if bound % self.unit(kind.order) != 0 {
-                let unit = order(self.unit(kind.order).trailing_zeros() as u8);
-                return Some(VmemmapError::Misaligned { range, unit });
-            }
-        }
-        // The first frame that is not the start of a block at rest inside the range.
-        let mut busy: BTreeSet<u64> = self.taken.range(start..end).map(|(&head, _)| head).collect();
-        for frame in [start, end - 1] {
-            let kind = self.kind(frame).expect("present");
-            let size = 1 << kind.order;
-            let head = frame / size * size;
-            if !self.shared(kind.order) && head < start {
-                busy.insert(start);
-            } else if !self.shared(kind.order) && head + size > end {
-                busy.insert(head);
-            }
-        }
-        busy.first().map(|&frame| VmemmapError::Busy { pfn: pfn(frame) })
-    }
-
-    /// Frames that must be out, but for those of the space.
-    fn usage(&self) -> (u64, u64, u64) {
-        let per_page = self.geometry().base_bytes() / 64;
-        let mut own = BTreeSet::new();
-        let mut tails = BTreeSet::new();
-        for (&at, &kind) in &self.subsections {
-            if self.shared(kind.order) {
-                tails.insert(kind);
-            }
-            let frames = at * self.size()..(at + 1) * self.size();
-            for page in frames.start / per_page..frames.end.div_ceil(per_page) {
-                if !self.shared(kind.order) || (page * per_page).is_multiple_of(1 << kind.order) {
-                    own.insert(page);
-                }
-            }
-        }
-        (own.len() as u64, tails.len() as u64, self.nodes())
-    }
-
-    /// Frames of the smallest radix tree that holds the sections that there are.
-    fn nodes(&self) -> u64 {
-        let words = self.geometry().base_bytes() / 8;
-        let bitmap = (self.section() / self.size()).div_ceil(64);
-        let mut numbers: BTreeSet<u64> =
-            self.subsections.keys().map(|at| at * self.size() / self.section()).collect();
-        let mut below = words / (1 + 2 * bitmap).next_power_of_two();
-        let mut nodes = 0;
-        while !numbers.is_empty() {
-            numbers = numbers.into_iter().map(|number| number / below).collect();
-            below = words;
-            nodes += numbers.len() as u64;
-            if numbers.last() == Some(&0) {
-                break;
-            }
-        }
-        nodes
-    }
-
-    fn frames(&self) -> std::ops::Range<u64> {
-        let first = self.machine.first * self.section();
-        first..first + self.machine.sections * self.section()
-    }
 }
 
 /// A memory map and its model, in step.
@@ -280,7 +74,7 @@ impl<'r, 'a, F: Fixture> Run<'r, 'a, F> {
     fn step(&mut self, op: Op) {
         match op {
             Op::Populate(start, count, which, at, round) => self.populate(start, count, which, at, round),
-            Op::Remove(start, count) => self.remove(self.range(start, count, self.model.size(), 3)),
+            Op::Remove(start, count) => self.remove(self.part(start, count)),
             Op::RemoveAgain(which) => {
                 if !self.populated.is_empty() {
                     self.remove(self.populated[which % self.populated.len()]);
@@ -316,6 +110,19 @@ impl<'r, 'a, F: Fixture> Run<'r, 'a, F> {
     fn frame(&self, number: u32) -> u64 {
         let frames = self.model.frames();
         frames.start + u64::from(number) % (frames.end - frames.start)
+    }
+
+    /// A part of something that was populated, as a rule.
+    fn part(&self, start: u32, count: u32) -> PfnRange {
+        if start.is_multiple_of(4) || self.populated.is_empty() {
+            return self.range(start, count, self.model.size(), 3);
+        }
+        let size = self.model.size();
+        let whole = self.populated[start as usize % self.populated.len()];
+        let subsections = whole.frames() / size;
+        let skip = u64::from(count) % subsections;
+        let count = 1 + u64::from(count >> 16) % (subsections - skip);
+        common::range(whole.start().get() + skip * size, count * size)
     }
 
     /// `count` units from a random one, all inside the machine.
@@ -459,18 +266,27 @@ impl<'r, 'a, F: Fixture> Run<'r, 'a, F> {
                 break;
             }
         }
-        // What is left are compounds that cross the edges of what was populated.
+        // What is left are pieces, and compounds that came in pieces: those with holes are filled first.
         while let Some((&at, &kind)) = self.model.subsections.first_key_value() {
-            let size = (1u64 << kind.order).max(self.model.size());
-            let start = at * self.model.size();
-            let run = (at..).take_while(|at| self.model.subsections.contains_key(at)).count() as u64;
-            let end = (start + run * self.model.size()).min((start / size + 1) * size);
-            let before = self.model.subsections.len();
-            self.remove(common::range(start, end - start));
-            if self.model.subsections.len() == before {
-                self.remove(common::range(start, run * self.model.size()));
+            let (size, unit) = (1 << kind.order, self.model.unit(kind.order));
+            let start = at * self.model.size() / unit * unit;
+            let head = start / size * size;
+            let mut range = common::range(start, unit);
+            if size > unit && self.model.kind(head).is_some() {
+                range = common::range(head, size);
+                for piece in (head..head + size).step_by(unit as usize) {
+                    if self.model.kind(piece).is_none() {
+                        let piece = common::range(piece, unit);
+                        self.map.populate(piece, order(kind.order), of(kind.place)).unwrap();
+                        for at in self.model.subsections_of(piece) {
+                            self.model.subsections.insert(at, kind);
+                        }
+                    }
+                }
             }
-            assert!(self.model.subsections.len() < before, "stuck at {start:#x}");
+            let before = self.model.subsections.len();
+            self.remove(range);
+            assert!(self.model.subsections.len() < before, "{range:?}, {kind:?} stays");
         }
         self.check_all();
         common::assert_empty(self.map, self.frames, self.new);

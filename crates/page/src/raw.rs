@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! References without handles, many at a time: those that page table entries stand for.
+
+use mmkit_addr::Pfn;
+use mmkit_sync::Put;
+
+use crate::block::Block;
+use crate::{Folio, Frozen, GetError, MemMap};
+
+impl<'m, M: MemMap> Folio<'m, M> {
+    /// Takes `n` more references and keeps them without a handle, as `n` times [`into_raw`](Self::into_raw) of a clone
+    /// would. Linux: `folio_ref_add`.
+    ///
+    /// They leak unless [`put_raw`](Self::put_raw) or [`from_raw`](Self::from_raw) takes them back.
+    ///
+    /// # Errors
+    ///
+    /// [`GetError::Overflow`] where the sum would pass the limit of `i32::MAX` references; nothing is changed.
+    ///
+    /// Cost: one compare-exchange, Relaxed, whatever `n` is.
+    pub fn take_raw(&self, n: u32) -> Result<(), GetError> {
+        let page = self.block().page();
+        if n == 0 {
+            return Ok(());
+        }
+        match page.info.get(n) {
+            Ok(_) => {
+                page.written();
+                Ok(())
+            }
+            Err(_) => Err(GetError::Overflow { pfn: self.pfn(), count: self.count() }),
+        }
+    }
+
+    /// Gives back `n` references that are kept without a handle. The last one returns the folio, frozen. Linux:
+    /// `folio_put_refs`.
+    ///
+    /// Cost: one atomic subtraction, Release, whatever `n` is; on the last reference an Acquire fence, as for
+    /// [`put`](Self::put).
+    ///
+    /// # Safety
+    ///
+    /// `head` is the head of a folio of `map`; `n` references on it were kept by [`take_raw`](Self::take_raw),
+    /// [`into_raw`](Self::into_raw) or [`Frozen::into_raw`], and each is taken back at most once.
+    pub unsafe fn put_raw(map: &'m M, head: Pfn, n: u32) -> Option<Frozen<'m, M>> {
+        if n == 0 {
+            return None;
+        }
+        // SAFETY: the references that were kept keep the descriptors in place.
+        let block = unsafe { Block::find(map, head) }?;
+        block.page().written();
+        match block.page().info.put(n) {
+            Ok(Put::Last(_)) => Some(Frozen::new(block)),
+            // An underflow is the caller's broken promise. It leaves the count saturated: the frame leaks.
+            Ok(Put::Held) | Err(_) => None,
+        }
+    }
+}
+
+impl<'m, M: MemMap> Frozen<'m, M> {
+    /// Hands the block out with `n` references that are kept without a handle, as [`Folio::into_raw`] keeps one.
+    ///
+    /// # Errors
+    ///
+    /// The block, unchanged, if `n` is 0 or passes the limit of `i32::MAX` references.
+    ///
+    /// Cost: one store, Release, as for [`into_folio`](Self::into_folio).
+    pub fn into_raw(self, n: u32) -> Result<Pfn, Self> {
+        if n == 0 || n > mmkit_sync::RefCount::MAX {
+            return Err(self);
+        }
+        let page = self.block.page();
+        page.written();
+        page.info.store_unique(n, self.block.tag().bits());
+        Ok(self.block.pfn)
+    }
+}
