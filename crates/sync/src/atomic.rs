@@ -8,15 +8,20 @@
 //!   use `fence(SeqCst)` between [`Ordering::Relaxed`] accesses.
 //! * **Constructors are `const` only outside loom.** Code that must build under both creates its atomics at run time.
 //!
+//! With the feature `count-atomics` the words of 4 and 8 bytes count their read-modify-writes, for tests that assert how
+//! many an operation does (`read_modify_writes`). Without it they are `core`'s own.
+//!
 //! [`UnsafeCell`] has loom's closure-shaped interface, so that a model sees where each access begins and ends.
 
 #[cfg(not(mmkit_loom))]
 mod imp {
-    pub use core::sync::atomic::{
-        AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, fence,
-    };
+    pub use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicUsize, fence};
+    #[cfg(not(feature = "count-atomics"))]
+    pub use core::sync::atomic::{AtomicU32, AtomicU64};
 
     pub use super::cell::{ConstPtr, MutPtr, UnsafeCell};
+    #[cfg(feature = "count-atomics")]
+    pub use super::counted::{AtomicU32, AtomicU64};
 }
 
 #[cfg(mmkit_loom)]
@@ -36,6 +41,11 @@ pub use imp::{
 
 #[cfg(not(mmkit_loom))]
 mod cell;
+#[cfg(all(not(mmkit_loom), feature = "count-atomics"))]
+mod counted;
+
+#[cfg(all(not(mmkit_loom), feature = "count-atomics"))]
+pub use counted::read_modify_writes;
 
 /// What to do while waiting for another thread.
 pub mod hint {

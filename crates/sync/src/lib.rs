@@ -47,6 +47,7 @@
 //! None by default: no `std`, no `alloc`.
 //!
 //! * `epoch`: `Epoch`, a read side over crossbeam-epoch. Needs `std`.
+//! * `count-atomics`: the facade's atomics count their read-modify-writes. For tests; needs `std`.
 //! * `lock_api`: `LockApi`, any `lock_api::RawMutex` (0.4) as a [`RawLock`].
 //!
 //! Built with `--cfg mmkit_loom`, the [`atomic`] facade is loom's, and [`mutant!`] can choose seeded bugs.

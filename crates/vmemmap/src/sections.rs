@@ -163,7 +163,11 @@ impl Sections {
     /// The same as `get` and a look at the bitmap, without making slices. Cost: one load for each level, one of the
     /// bitmap. Acquire, all of them: see `root`, `get` and [`Bitmap::contains`](crate::bitmap::Bitmap::contains).
     #[inline]
-    pub(crate) fn is_present<A: FrameAllocator, D: DirectMap>(&self, frames: &Frames<A, D>, pfn: Pfn) -> bool {
+    pub(crate) fn is_present<A: FrameAllocator, D: DirectMap>(
+        &self,
+        frames: &Frames<A, D>,
+        pfn: Pfn,
+    ) -> bool {
         // The word that has the bit, among all words of all leaves.
         let word = pfn.get() >> self.shape.word;
         let mut node = self.root();
@@ -180,7 +184,9 @@ impl Sections {
                 return false;
             }
         }
-        let Some(bits) = self.word(frames, node, word & ((1 << self.shape.leaf_words) - 1)) else { return false };
+        let Some(bits) = self.word(frames, node, word & ((1 << self.shape.leaf_words) - 1)) else {
+            return false;
+        };
         let bit = (pfn.get() >> self.shape.subsection) as u32 & self.shape.bit_mask;
         // Acquire: pairs with the Release of `Bitmap::set`.
         bits.load(Ordering::Acquire) >> bit & 1 != 0

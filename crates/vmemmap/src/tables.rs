@@ -20,13 +20,16 @@ use crate::{Backing, MapError, SpaceUsage, TailRun, Unmapped, VmemmapSpace};
 ///
 /// Tails are mapped read-only, again and again to one frame. A last-level table that would hold nothing but tails is
 /// not filled a second time: there is one for each node, zone and order, and it is attached wherever it is needed. So
-/// a compound whose descriptors span eight tables costs one table of its own, not eight. Source: ours.
+/// a compound whose descriptors span eight tables costs one table of its own, not eight. Source: ours. (Where a table
+/// reaches over several sections, as on ppc64 with a 4K base, each compound has its own: sections come and go singly.)
 ///
 /// The space begins at address 0 of the tables; page `i` of it is at `i` times the base page size.
 pub struct TableSpace<E: Entry, V: TableEnv> {
     tables: Tables<E, Covered<V>>,
     /// Pages of a last-level table.
     span: u64,
+    /// Whether tables of tails are shared: only where one lies within a section, so that a removal never cuts one.
+    shares: bool,
     /// Pages of the space.
     pages: u64,
 }
@@ -46,7 +49,8 @@ impl<E: Entry, V: TableEnv> TableSpace<E, V> {
         // The lower half of the addresses: above it they are not consecutive.
         let pages = geometry.virtual_bits().map_or(0, |bits| 1 << (bits - 1 - shift));
         let span = geometry.last_table().map_or(0, |table| table.entries());
-        Ok(Self { tables, span, pages })
+        let shares = geometry.section_vmemmap_bytes() >> shift >= span;
+        Ok(Self { tables, span, shares, pages })
     }
 
     /// The table that a processor starts at.
@@ -98,6 +102,9 @@ impl<E: Entry, V: TableEnv> TableSpace<E, V> {
 
     /// Maps one frame of tails behind every page of `pages`.
     fn map_tails(&self, pages: Range<u64>, tail: Pfn, node: NodeId) -> Result<(), MapError> {
+        if !self.shares {
+            return self.map_leaves(pages, Leaves::Repeat(tail), Self::TAILS, node);
+        }
         // Whole tables in the middle, leaves around them.
         let first = pages.start.next_multiple_of(self.span).min(pages.end);
         let last = (pages.end - pages.end % self.span).max(first);

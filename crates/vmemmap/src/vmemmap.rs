@@ -232,3 +232,15 @@ impl<S: VmemmapSpace, E: VmemmapEnv> fmt::Debug for Vmemmap<S, E> {
             .finish()
     }
 }
+
+/// What may go to other threads, and what may be asked from them.
+#[cfg(not(mmkit_loom))]
+mod auto_traits {
+    use static_assertions::assert_impl_all;
+
+    use crate::{TailSlot, Usage, VmemmapError};
+
+    assert_impl_all!(TailSlot: Send, Sync);
+    assert_impl_all!(VmemmapError: Send, Sync, Copy);
+    assert_impl_all!(Usage: Send, Sync, Copy);
+}
