@@ -93,6 +93,16 @@ impl<'m, M: MemMap> Block<'m, M> {
         })
     }
 
+    /// The descriptor of frame `index`, which lies in the compound and is one of the first [`OWN_DESCRIPTORS`](crate::OWN_DESCRIPTORS): found
+    /// from the head's alone, without asking the map.
+    pub(crate) fn beside(&self, index: u64) -> &Page {
+        // SAFETY: a compound is naturally aligned, so these frames and the head lie in one aligned group of four, whose
+        // descriptors `MemMap` promises to be adjacent, in one piece of memory.
+        let page = unsafe { self.page.add(index as usize) };
+        // SAFETY: the frame lies in the block, so the promise of `Block::new` covers its descriptor.
+        unsafe { Page::from_ptr(page) }
+    }
+
     pub(crate) fn tag(&self) -> Tag {
         self.page().snapshot().0
     }

@@ -41,7 +41,11 @@ impl<M: MemMap> Block<'_, M> {
             (true, true) => OWN_DESCRIPTORS,
             (true, false) => tag.order().frames(),
         };
-        let page = if index < limit { self.nth(index) } else { None }?;
+        let page = match index {
+            _ if index >= limit => return None,
+            0..OWN_DESCRIPTORS => self.beside(index),
+            _ => self.nth(index)?,
+        };
         page.written();
         Some(page)
     }

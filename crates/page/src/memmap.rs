@@ -25,6 +25,8 @@ use crate::{Counting, Folio, Free, Frozen, GetError, Page, Place, Reader};
 /// * *Its own.* The same frame number gives the same descriptor all that time, and different frame numbers give
 ///   different addresses. Descriptors at different addresses share their bytes only as tails of compounds whose heads
 ///   say so ([`Template::head_of_shared`](crate::Template::head_of_shared)).
+/// * *Adjacent.* The descriptors of four frames whose numbers differ in the lowest two bits only, as far as there are any,
+///   lie one behind the other in one piece of memory, and the pointer to one may be moved to the others.
 /// * *Writable.* Every other descriptor is valid for writes too. One that becomes a shared tail stays so until
 ///   `read_side().synchronize()`, called after it had become a tail, returned `Ok`: a reader that saw a head or a
 ///   parked block may be about to write it. A read side that never returns `Ok` makes nothing read-only.
