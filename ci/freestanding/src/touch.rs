@@ -5,9 +5,9 @@ use core::hint::black_box;
 use core::ptr::NonNull;
 
 use mmkit_addr::{Geometry, NodeId, Order, Pfn};
+use mmkit_frame::Bare;
 use mmkit_frame::{AllocError, DirectMap, FrameAllocator, Frames, Request};
 use mmkit_page::{MemMap, Page, SliceMap};
-use mmkit_frame::Bare;
 use mmkit_pgtable::{Tables, X86_64};
 
 // The facade has no functions of its own.
