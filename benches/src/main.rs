@@ -2,6 +2,7 @@
 //! `cargo xtask bench KEY`: measures, prints a table or JSON, and says which goals were met.
 
 mod figure;
+mod folio;
 mod foundation;
 mod machine;
 mod pair;
@@ -33,6 +34,8 @@ struct Args {
 enum Suite {
     /// Head lookup, bit lock, reference count, resident bytes of a real vmemmap.
     Foundation,
+    /// Map counts: batches, owners, contention.
+    Folio,
 }
 
 #[derive(Tabled)]
@@ -49,7 +52,11 @@ struct Row {
 
 impl Row {
     fn new(figure: &Figure) -> Self {
-        let number = |value: f64| if value < 0.01 { format!("{value:.6}") } else { format!("{value:.3}") };
+        let number = |value: f64| match value {
+            small if small < 0.01 => format!("{small:.6}"),
+            large if large >= 1000.0 => format!("{large:.0}"),
+            other => format!("{other:.3}"),
+        };
         let dash = || String::from("-");
         Self {
             key: figure.key,
@@ -76,6 +83,7 @@ fn main() -> ExitCode {
     for suite in suites {
         match suite {
             Suite::Foundation => foundation::run(effort, &mut figures, &mut skipped),
+            Suite::Folio => folio::run(effort, &mut figures),
         }
     }
     if args.json {

@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mmkit_addr::{Order, Pfn};
-use mmkit_page::{Free, MemMap, Page, Place, SliceMap};
+use mmkit_page::{MemMap, Page, Place, SliceMap};
 
 use crate::figure::Figure;
 use crate::pair::{Effort, pair};
@@ -102,17 +102,6 @@ pub(crate) fn assert_heads<M: MemMap>(map: &M, order: Order) {
     }
 }
 
-/// The free block of `order` at `head`, joined from single frames.
-fn block<'m>(map: &'m SliceMap<'_>, head: Pfn, order: Order) -> Option<Free<'m, SliceMap<'m>>> {
-    match order.checked_sub(1) {
-        None => map.claim(head).ok(),
-        Some(half) => {
-            let upper = head.checked_add(half.frames())?;
-            block(map, head, half)?.merge(block(map, upper, half)?).ok()
-        }
-    }
-}
-
 /// `head_lookup_ratio`: through a slice of descriptors.
 pub(crate) fn slice(effort: Effort) -> Option<[Figure; 2]> {
     let mut pages: Vec<Page> = (0..FRAMES).map(|_| Page::new()).collect();
@@ -121,7 +110,7 @@ pub(crate) fn slice(effort: Effort) -> Option<[Figure; 2]> {
     map.initialise(map.range(), Place::default()).ok()?;
     for head in (0..FRAMES).step_by(order.frames() as usize).filter_map(Pfn::new) {
         // The handle is forgotten: the compound stays as it is.
-        let _ = block(&map, head, order)?.allocate().prep().ok()?;
+        let _ = map.claim_joined(head, order).ok()?.allocate().prep().ok()?;
     }
     assert_heads(&map, order);
     // SAFETY: a slice map is read without a guard.

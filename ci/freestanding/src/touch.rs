@@ -6,6 +6,7 @@ use core::ptr::NonNull;
 
 use mmkit_addr::{Geometry, NodeId, Order, Pfn};
 use mmkit_frame::Bare;
+use mmkit_folio::{CountWords, MmId, PowerSums, Tracker};
 use mmkit_frame::{AllocError, DirectMap, FrameAllocator, Frames, Request};
 use mmkit_page::{MemMap, Page, SliceMap};
 use mmkit_pgtable::{Tables, X86_64};
@@ -19,6 +20,7 @@ pub fn every_crate() {
     black_box(mmkit_sync::RefCount::new(1, 0).try_get(black_box(1), |_| true).is_ok());
     black_box(mmkit_vmemmap::TailSlot::new());
     black_box(memory_map());
+    black_box(map_counts());
     black_box(page_tables());
 
     let mut bytes = black_box([1_u8; 192]);
@@ -38,6 +40,14 @@ fn memory_map() -> Option<bool> {
     let first = Pfn::new(black_box(512))?;
     let map = SliceMap::new(&mut pages, first)?;
     Some(map.try_get(first).is_ok())
+}
+
+/// Counts mappings of one address space.
+fn map_counts() -> Option<bool> {
+    let words = CountWords::new();
+    let mm = MmId::new(black_box(7))?;
+    PowerSums::add(&words.words(), mm, black_box(3)).ok()?;
+    Some(PowerSums::maybe_mapped_shared(&words.words()))
 }
 
 /// Asks for page tables where there is no memory for them.

@@ -10,6 +10,7 @@
 //! | [`sync`] | always | bit locks, reference counts, sequence counts, read sides |
 //! | [`frame`] | `frame` | the traits of a frame allocator and a direct map |
 //! | [`page`] | `page` | the 64-byte descriptor, and the states a frame can be in |
+//! | [`folio`] | `folio` | map counts, owners, copy-on-write |
 //! | [`pgtable`] | `pgtable` | page tables over frames |
 //! | [`vmemmap`] | `vmemmap` | the sparse virtual memory map, with shared tails |
 //!
@@ -18,6 +19,8 @@
 #![no_std]
 
 pub use mmkit_addr as addr;
+#[cfg(feature = "folio")]
+pub use mmkit_folio as folio;
 #[cfg(feature = "frame")]
 pub use mmkit_frame as frame;
 #[cfg(feature = "page")]
@@ -41,6 +44,6 @@ pub mod prelude {
 }
 
 /// The programs of the README, compiled and run.
-#[cfg(all(doctest, feature = "page", feature = "pgtable", feature = "vmemmap"))]
+#[cfg(all(doctest, feature = "folio", feature = "page", feature = "pgtable", feature = "vmemmap"))]
 #[doc = include_str!("../../../README.md")]
 mod readme {}

@@ -4,7 +4,7 @@
 use core::fmt;
 use core::ptr::NonNull;
 
-use mmkit_addr::{Pfn, PfnRange};
+use mmkit_addr::{Order, Pfn, PfnRange};
 use mmkit_sync::{ReadSide, mutant};
 
 use crate::block::Block;
@@ -33,7 +33,7 @@ use crate::{Counting, Folio, Free, Frozen, GetError, Page, Place, Reader};
 /// * *Initialised.* A descriptor that appears is all zero bytes or was written with a [`Template`](crate::Template) at
 ///   a frame number that fits the order, with those of all other frames of the block. What was written happens before
 ///   the lookup that finds it. Afterwards only this crate writes it.
-/// * Two maps have all descriptors in common, each under the same frame number, or none.
+/// * Two maps have all descriptors in common, each under the same frame number and with the same `Counts`, or none.
 /// * `read_side` always returns the same read side.
 /// * Of the provided methods at most [`release`](Self::release) is replaced.
 pub unsafe trait MemMap: Sized {
@@ -128,6 +128,30 @@ pub unsafe trait MemMap: Sized {
             }
             Err(_) => Err(ClaimError::Taken { pfn }),
         }
+    }
+
+    /// Takes the free block of `order` at `pfn`, joined from smaller ones where it has to be.
+    ///
+    /// For tests, and to set aside large blocks before an allocator runs: an allocator joins what it is given back.
+    ///
+    /// # Errors
+    ///
+    /// [`ClaimError`] at a frame that is not the first of a free block of the right size. What was joined so far rests,
+    /// joined.
+    ///
+    /// Cost: one compare-exchange for each block that there was, two words written for each joint.
+    fn claim_joined(&self, pfn: Pfn, order: Order) -> Result<Free<'_, Self>, ClaimError> {
+        match self.claim(pfn) {
+            Ok(free) if free.order() == order => return Ok(free),
+            Ok(free) if free.order() > order => return Err(ClaimError::Taken { pfn }),
+            Ok(_) | Err(ClaimError::Taken { .. }) if order > Order::ZERO => {}
+            Ok(_) => return Err(ClaimError::Taken { pfn }),
+            Err(error) => return Err(error),
+        }
+        let half = order.checked_sub(1).ok_or(ClaimError::Taken { pfn })?;
+        let upper = pfn.checked_add(half.frames()).ok_or(ClaimError::Absent { pfn })?;
+        let lower = self.claim_joined(pfn, half)?;
+        lower.merge(self.claim_joined(upper, half)?).map_err(|_| ClaimError::Taken { pfn })
     }
 
     /// Makes free blocks of one frame, at rest, of every frame of `range` that was not initialised.

@@ -520,3 +520,29 @@ fn errors_name_the_frame() {
         assert_eq!(error.to_string(), text);
     }
 }
+
+#[test]
+fn blocks_are_joined_on_demand() {
+    let mut pages: Vec<Page> = (0..16).map(|_| Page::new()).collect();
+    let map = SliceMap::new(&mut pages, pfn(0)).unwrap();
+    map.initialise(map.range(), Place::default()).unwrap();
+    let order = |k| Order::new(k).unwrap();
+
+    // Out of single frames, out of what was joined before, and as it is.
+    assert_eq!(map.claim_joined(pfn(4), order(2)).unwrap().order(), order(2));
+    let all = map.claim_joined(pfn(0), order(3)).unwrap();
+    assert_eq!((all.pfn(), all.order()), (pfn(0), order(3)));
+    drop(all);
+    assert_eq!(map.claim_joined(pfn(0), order(3)).unwrap().order(), order(3));
+
+    // Not a part of a larger block, and not over a frame in use; then all that is free rests again.
+    assert_eq!(map.claim_joined(pfn(0), order(2)).unwrap_err(), ClaimError::Taken { pfn: pfn(0) });
+    let used = map.claim(pfn(11)).unwrap().allocate();
+    assert_eq!(map.claim_joined(pfn(8), order(2)).unwrap_err(), ClaimError::Taken { pfn: pfn(11) });
+    drop(used.into_free());
+    assert_eq!(map.claim_joined(pfn(8), order(2)).unwrap().order(), order(2));
+
+    // Past the map: what could be joined rests, joined.
+    assert_eq!(map.claim_joined(pfn(0), order(5)).unwrap_err(), ClaimError::Absent { pfn: pfn(16) });
+    assert_eq!(map.claim(pfn(0)).unwrap().order(), order(4));
+}

@@ -204,7 +204,13 @@ impl<const BIT: u32, C> Drop for BitGuard<'_, BIT, C> {
     fn drop(&mut self) {
         // Release: pairs with the acquire `fetch_or` of the next `lock` or `try_lock`.
         let order = mutant!("bitlock-relaxed-unlock", Ordering::Release, Ordering::Relaxed);
+        #[cfg(not(mmkit_loom))]
         self.lock.0.store(self.data, order);
+        // Loom lets the `fetch_or` of a waiter read what an earlier `fetch_or` of its own wrote, time and again, as if
+        // both came before this store; such a model never ends. An exchange comes after what it replaces, and orders
+        // nothing else than the store does.
+        #[cfg(mmkit_loom)]
+        self.lock.0.swap(self.data, order);
     }
 }
 

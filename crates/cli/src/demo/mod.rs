@@ -10,6 +10,7 @@ mod exercise;
 mod kernel;
 mod layout;
 mod memory_map;
+mod owners;
 mod page;
 mod progress;
 mod report;
@@ -42,6 +43,7 @@ struct Part {
 const PARTS: &[Part] = &[
     Part { name: "build", about: "build, read, look up, use and tear down descriptors", run: build::run },
     Part { name: "tail-write", about: "write to a shared tail, in a child process", run: tail_write::run },
+    Part { name: "owners", about: "who owns a folio that several address spaces mapped", run: owners::run },
     Part { name: "kernel", about: "what the running kernel spends on descriptors", run: kernel::run },
 ];
 

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::Context;
 use super::memory_map::{Range, Source};
+use super::owners::Owners;
 use crate::failure::Failure;
 
 /// The result of the demo. What was left out or could not be known is `null`.
@@ -18,6 +19,8 @@ pub(super) struct Report {
     pub(super) tail_write_faulted: Option<bool>,
     /// The address that it wrote to.
     pub(super) tail_write_address: Option<u64>,
+    /// What two trackers know of a folio that three address spaces mapped and two left.
+    pub(super) owners: Vec<Owners>,
     /// What the running kernel spends on its own descriptors.
     pub(super) kernel_memmap_bytes: Option<u64>,
     /// What was not done, and why.
@@ -85,6 +88,7 @@ impl Report {
             runs: Vec::new(),
             tail_write_faulted: None,
             tail_write_address: None,
+            owners: Vec::new(),
             kernel_memmap_bytes: None,
             skipped: Vec::new(),
             seconds: 0.0,
@@ -128,6 +132,7 @@ mod tests {
             runs: vec![Run { page: "base".to_owned(), ..Run::default() }, run],
             tail_write_faulted,
             tail_write_address: None,
+            owners: Vec::new(),
             kernel_memmap_bytes: None,
             skipped: Vec::new(),
             seconds: 0.0,

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Forks, pins, exclusive pages and the copy-on-write decision.
+#![cfg(not(mmkit_loom))]
+
+mod common;
+
+use common::{everything, mm, play, ptes, with_frozen, with_shared_tails};
+use mmkit_addr::Pfn;
+use mmkit_folio::{
+    Checked, Cow, MapError, Mapcounts, Mapping, NoPageMapcount, PageMapcount, PowerSums, Rmap, TwoSlots,
+    Untracked, Why, map_new_anon,
+};
+use mmkit_page::{Folio, MemMap, PageFlags, SliceMap};
+
+/// A folio of 16 pages that A has mapped since it was new.
+fn with_owner<C: Mapcounts>(body: impl for<'m, 'a> FnOnce(&'m SliceMap<'a, C>, Folio<'m, SliceMap<'a, C>>)) {
+    with_frozen::<C>(4, |map, frozen| {
+        let _ = map_new_anon(frozen, mm(1), ptes(0, 16)).unwrap();
+        body(map, map.try_get(Pfn::ZERO).unwrap());
+    });
+}
+
+#[test]
+fn an_exclusive_page_is_written_whatever_other_references_there_are() {
+    with_owner::<NoPageMapcount<PowerSums>>(|_, folio| {
+        folio.pin(3).unwrap();
+        let _other = folio.try_clone().unwrap();
+        assert_eq!(folio.write_fault(5, 1), Ok(Cow::Exclusive));
+    });
+}
+
+#[test]
+fn after_the_child_exits_every_page_is_reused_one_by_one() {
+    fn check<C: Mapcounts>() {
+        with_owner::<C>(|_, folio| {
+            let _ = folio.fork(mm(2), ptes(0, 16)).unwrap();
+            assert!((0..16).all(|index| !folio.is_exclusive(index)));
+            assert_eq!(folio.write_fault(0, 1), Ok(Cow::Copy(Why::Shared)));
+            drop(folio.remove_mappings(mm(2), ptes(0, 16)).unwrap());
+            for index in 0..16 {
+                assert!(!folio.is_exclusive(index), "neighbours take faults of their own");
+                assert_eq!(folio.write_fault(index, 1), Ok(Cow::Reused), "{index}");
+                assert_eq!(folio.write_fault(index, 1), Ok(Cow::Exclusive));
+            }
+        });
+    }
+    check::<NoPageMapcount<TwoSlots>>();
+    check::<NoPageMapcount<PowerSums>>();
+    check::<NoPageMapcount<Checked>>();
+    check::<PageMapcount<TwoSlots>>();
+    check::<PageMapcount<PowerSums>>();
+    check::<PageMapcount<Checked>>();
+}
+
+#[test]
+fn a_third_that_survives_two_copies_with_two_slots_and_reuses_with_power_sums() {
+    fn survivor<C: Mapcounts>() -> Cow {
+        let mut decision = None;
+        with_frozen::<C>(4, |_, frozen| {
+            let folio = frozen.into_folio();
+            folio.insert(PageFlags::ANON);
+            play(&folio, "A+4 B+4 C+5 A-4 B-4");
+            decision = Some(folio.write_fault(0, 1).unwrap());
+        });
+        decision.unwrap()
+    }
+    assert_eq!(survivor::<NoPageMapcount<TwoSlots>>(), Cow::Copy(Why::Shared));
+    assert_eq!(survivor::<NoPageMapcount<Untracked>>(), Cow::Copy(Why::Shared));
+    assert_eq!(survivor::<NoPageMapcount<PowerSums>>(), Cow::Reused);
+    assert_eq!(survivor::<NoPageMapcount<Checked>>(), Cow::Reused);
+}
+
+#[test]
+fn one_reference_more_blocks_reuse_of_all_pages_until_it_is_dropped() {
+    with_owner::<NoPageMapcount<TwoSlots>>(|_, folio| {
+        play(&folio, "B+16 B-16");
+        folio.remove(PageFlags::ANON_EXCLUSIVE);
+        let other = folio.try_clone().unwrap();
+        let why = Why::References { mappings: 16, held: 1, references: 18 };
+        assert_eq!(folio.write_fault(0, 1), Ok(Cow::Copy(why)));
+        drop(other);
+        // The caller's own count is part of the sum, too few of them as well as too many.
+        let why = Why::References { mappings: 16, held: 0, references: 17 };
+        assert_eq!(folio.write_fault(0, 0), Ok(Cow::Copy(why)));
+        assert_eq!(folio.write_fault(0, 1), Ok(Cow::Reused));
+    });
+}
+
+#[test]
+fn the_last_mapping_of_a_large_folio_is_copied_that_of_a_small_one_is_reused() {
+    with_frozen::<NoPageMapcount<PowerSums>>(4, |_, frozen| {
+        let folio = frozen.into_folio();
+        folio.insert(PageFlags::ANON);
+        play(&folio, "A+1");
+        assert_eq!(folio.write_fault(0, 1), Ok(Cow::Copy(Why::LastMapping)));
+    });
+    with_frozen::<NoPageMapcount<PowerSums>>(0, |_, frozen| {
+        let folio = frozen.into_folio();
+        folio.insert(PageFlags::ANON);
+        play(&folio, "A+1 B+1");
+        assert_eq!(folio.write_fault(0, 1), Ok(Cow::Copy(Why::Shared)));
+        play(&folio, "A-1");
+        let other = folio.try_clone().unwrap();
+        let why = Why::References { mappings: 1, held: 1, references: 3 };
+        assert_eq!(folio.write_fault(0, 1), Ok(Cow::Copy(why)));
+        drop(other);
+        assert_eq!(folio.write_fault(0, 1), Ok(Cow::Reused));
+        assert!(folio.is_exclusive(0) && !folio.is_exclusive(1));
+    });
+}
+
+#[test]
+fn pages_of_a_file_are_copied() {
+    with_frozen::<NoPageMapcount<PowerSums>>(4, |_, frozen| {
+        let folio = frozen.into_folio();
+        play(&folio, "A+4");
+        assert_eq!(folio.write_fault(0, 1), Ok(Cow::Copy(Why::File)));
+        assert_eq!(folio.write_fault_entire(1), Ok(Cow::Copy(Why::File)));
+    });
+}
+
+#[test]
+fn an_entry_for_the_whole_folio_is_reused_alone_and_else_replaced_by_ptes() {
+    with_frozen::<PageMapcount<PowerSums>>(4, |map, frozen| {
+        let _ = map_new_anon(frozen, mm(1), Mapping::Pmd).unwrap();
+        let folio = map.try_get(Pfn::ZERO).unwrap();
+        assert_eq!(folio.write_fault_entire(1), Ok(Cow::Exclusive));
+        let _ = folio.fork(mm(2), Mapping::Pmd).unwrap();
+        assert_eq!(folio.write_fault_entire(1), Ok(Cow::Copy(Why::Shared)));
+        drop(folio.remove_mappings(mm(2), Mapping::Pmd).unwrap());
+        let why = Why::References { mappings: 1, held: 0, references: 2 };
+        assert_eq!(folio.write_fault_entire(0), Ok(Cow::Copy(why)));
+        assert_eq!(folio.write_fault_entire(1), Ok(Cow::Reused));
+        // What the entry was, its pages are.
+        let account = folio.remap(mm(1)).unwrap();
+        assert_eq!((account.mapped, account.pmd_mapped, account.mappings), (0, -16, 16));
+        assert!((0..16).all(|index| folio.is_exclusive(index)));
+    });
+}
+
+#[test]
+fn a_fork_of_pinned_exclusive_pages_is_refused_and_nothing_is_changed() {
+    fn check<C: Mapcounts>() {
+        with_owner::<C>(|_, folio| {
+            let _ = folio.fork(mm(2), ptes(0, 4)).unwrap();
+            folio.pin(1).unwrap();
+            let before = everything(&folio);
+            let error = MapError::PinnedExclusive { index: 4, pins: 1 };
+            assert_eq!(folio.fork(mm(3), ptes(2, 8)), Err(error));
+            assert_eq!(everything(&folio), before);
+            // Pages that are shared already, and pages after the unpin.
+            let _ = folio.fork(mm(3), ptes(0, 4)).unwrap();
+            assert_eq!(folio.pins(), 1);
+            drop(folio.unpin(1).unwrap());
+            let _ = folio.fork(mm(3), ptes(4, 8)).unwrap();
+        });
+    }
+    check::<NoPageMapcount<TwoSlots>>();
+    check::<NoPageMapcount<PowerSums>>();
+    check::<PageMapcount<PowerSums>>();
+    check::<NoPageMapcount<Checked>>();
+}
+
+#[test]
+fn one_pin_keeps_all_pages_exclusive_where_descriptors_are_shared() {
+    with_shared_tails::<NoPageMapcount<PowerSums>>(|map, frozen| {
+        let _ = map_new_anon(frozen, mm(1), ptes(0, 128)).unwrap();
+        let folio = map.try_get(Pfn::ZERO).unwrap();
+        folio.pin(2).unwrap();
+        let error = MapError::PinnedExclusive { index: 90, pins: 2 };
+        assert_eq!(folio.fork(mm(2), ptes(90, 2)), Err(error));
+        drop(folio.unpin(2).unwrap());
+        let _ = folio.fork(mm(2), ptes(90, 2)).unwrap();
+        drop(folio.remove_mappings(mm(2), ptes(90, 2)).unwrap());
+        assert_eq!(folio.write_fault(127, 1), Ok(Cow::Reused));
+        assert_eq!(folio.write_fault(3, 1), Ok(Cow::Exclusive), "one flag for all");
+    });
+}
+
+#[test]
+fn pages_read_from_swap_may_be_made_exclusive() {
+    with_frozen::<NoPageMapcount<TwoSlots>>(4, |_, frozen| {
+        let folio = frozen.into_folio();
+        folio.insert(PageFlags::ANON);
+        play(&folio, "A+16");
+        folio.set_exclusive(ptes(3, 2)).unwrap();
+        let exclusive: Vec<_> = (0..16).filter(|&index| folio.is_exclusive(index)).collect();
+        assert_eq!(exclusive, [3, 4]);
+    });
+}
+
+#[test]
+fn pins_hold_references_and_are_given_back_in_any_portions() {
+    with_owner::<NoPageMapcount<TwoSlots>>(|_, folio| {
+        folio.pin(10).unwrap();
+        folio.pin(5).unwrap();
+        assert_eq!((folio.pins(), folio.count()), (15, 32));
+        drop(folio.unpin(12).unwrap());
+        assert_eq!(folio.unpin(4).unwrap_err(), MapError::TooFewPins { pins: 3, removing: 4 });
+        assert_eq!((folio.pins(), folio.count()), (3, 20));
+        drop(folio.unpin(3).unwrap());
+        assert_eq!((folio.pins(), folio.count()), (0, 17));
+    });
+}

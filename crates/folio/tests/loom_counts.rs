@@ -1,0 +1,485 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Map counts, ids and the copy-on-write decision with two threads, each model with the threads in both roles.
+#![cfg(mmkit_loom)]
+
+use core::mem::ManuallyDrop;
+use core::ptr::NonNull;
+
+use loom::sync::Arc;
+use loom::thread;
+use mmkit_addr::{Pfn, PfnRange};
+use mmkit_folio::{
+    CountWords, Cow, Mapcounts, Mapping, MmId, MmIds, NoPageMapcount, PageMapcount, PowerSums, Rmap, Tracker,
+    TwoSlots, Why, map_new_anon,
+};
+use mmkit_page::{Folio, Frozen, MemMap, Page, PageFlags, Place};
+use mmkit_sync::Immovable;
+use mmkit_sync::atomic::{AtomicU32, AtomicU64, Ordering, UnsafeCell};
+use mmkit_sync::mutant::must_fail;
+
+fn mm(id: u32) -> MmId {
+    MmId::new(id).unwrap()
+}
+
+const BOTH: Mapping = Mapping::Ptes { first: 0, count: 2 };
+
+/// `one` and `other` at the same time on what `start` makes, in both roles; then `end`.
+fn race<W: Send + Sync + 'static>(
+    start: impl Fn() -> W + Send + Sync + Copy + 'static,
+    one: impl Fn(&W) + Send + Sync + Copy + 'static,
+    other: impl Fn(&W) + Send + Sync + Copy + 'static,
+    end: impl Fn(&W) + Send + Sync + Copy + 'static,
+) {
+    for swapped in [false, true] {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(move || {
+            let world = Arc::new(start());
+            let thread = {
+                let world = Arc::clone(&world);
+                thread::spawn(move || if swapped { one(&world) } else { other(&world) })
+            };
+            if swapped {
+                other(&world)
+            } else {
+                one(&world)
+            }
+            thread.join().unwrap();
+            end(&world);
+        });
+    }
+}
+
+/// The words of one folio, mapped as listed.
+fn counted<T: Tracker>(mappings: &[(u32, u32)]) -> CountWords {
+    let words = CountWords::new();
+    for &(id, count) in mappings {
+        T::add(&words.words(), mm(id), count).unwrap();
+    }
+    words
+}
+
+fn two_add_and_remove<T: Tracker>() {
+    race(
+        || counted::<T>(&[]),
+        |words| {
+            T::add(&words.words(), mm(1), 2).unwrap();
+            T::remove(&words.words(), mm(1), 1).unwrap();
+        },
+        |words| {
+            T::add(&words.words(), mm(2), 3).unwrap();
+            T::remove(&words.words(), mm(2), 3).unwrap();
+        },
+        |words| {
+            assert_eq!(T::sole_owner(&words.words()), Some(mm(1)));
+            assert!(!T::maybe_mapped_shared(&words.words()));
+            assert_eq!(T::remove(&words.words(), mm(1), 1), Ok(0));
+        },
+    );
+}
+
+#[test]
+fn two_mms_add_and_remove_2_threads_3_preemptions() {
+    two_add_and_remove::<TwoSlots>();
+    two_add_and_remove::<PowerSums>();
+    for mutant in ["bitlock-load-then-store", "bitlock-relaxed-lock", "bitlock-relaxed-unlock"] {
+        must_fail(mutant, two_add_and_remove::<TwoSlots>);
+        must_fail(mutant, two_add_and_remove::<PowerSums>);
+    }
+}
+
+/// One leaves, a third comes: the second and the third share.
+fn one_leaves_while_a_third_comes<T: Tracker>() {
+    race(
+        || counted::<T>(&[(1, 1), (2, 1)]),
+        |words| assert!(T::remove(&words.words(), mm(1), 1).is_ok()),
+        |words| assert!(T::add(&words.words(), mm(3), 1).is_ok()),
+        |words| {
+            assert!(T::maybe_mapped_shared(&words.words()));
+            assert_eq!(T::sole_owner(&words.words()), None);
+        },
+    );
+}
+
+#[test]
+fn one_mm_leaves_while_another_comes_2_threads_3_preemptions() {
+    one_leaves_while_a_third_comes::<TwoSlots>();
+    one_leaves_while_a_third_comes::<PowerSums>();
+    must_fail("slots-first-slot-is-alone", one_leaves_while_a_third_comes::<TwoSlots>);
+}
+
+/// The ids of the two that stay are such that, of the sums before and after a third comes, one in between looks as if
+/// all were one's.
+fn peek_while_two_stay<T: Tracker>() {
+    race(
+        || counted::<T>(&[(1, 1), (2, 2)]),
+        |words| {
+            T::add(&words.words(), mm(1), 1).unwrap();
+            T::add(&words.words(), mm(3), 1).unwrap();
+            T::remove(&words.words(), mm(3), 1).unwrap();
+        },
+        |words| assert!(T::maybe_mapped_shared(&words.words()), "two map it all the time"),
+        |words| assert!(T::maybe_mapped_shared(&words.words())),
+    );
+}
+
+fn peek_while_one_stays<T: Tracker>() {
+    race(
+        || counted::<T>(&[(2, 2)]),
+        |words| {
+            T::add(&words.words(), mm(2), 2).unwrap();
+            T::remove(&words.words(), mm(2), 1).unwrap();
+        },
+        |words| assert!(!T::maybe_mapped_shared(&words.words()), "one maps it all the time"),
+        |words| assert!(!T::maybe_mapped_shared(&words.words())),
+    );
+}
+
+#[test]
+fn a_peek_during_an_update_2_threads_3_preemptions() {
+    peek_while_two_stay::<TwoSlots>();
+    peek_while_two_stay::<PowerSums>();
+    peek_while_one_stays::<TwoSlots>();
+    peek_while_one_stays::<PowerSums>();
+    must_fail("slots-leaver-clears-shared", peek_while_two_stay::<TwoSlots>);
+    must_fail("sums-peek-at-the-sums", peek_while_two_stay::<PowerSums>);
+    must_fail("sums-peek-at-the-sums", peek_while_one_stays::<PowerSums>);
+}
+
+/// Another comes, with its reference: under the lock the references are as many as the mappings, and yet not all one's.
+fn sole_user_while_another_comes<T: Tracker>() {
+    race(
+        || (counted::<T>(&[(1, 2)]), AtomicU32::new(2)),
+        |(words, references)| {
+            references.fetch_add(1, Ordering::Relaxed);
+            T::add(&words.words(), mm(2), 1).unwrap();
+        },
+        |(words, references)| {
+            let mut seen = 0;
+            let sole = T::sole_user(&words.words(), 0, || {
+                seen = references.load(Ordering::Relaxed);
+                seen
+            });
+            assert!(sole.is_err() || seen == 2, "two map it, and one was told that it is alone");
+        },
+        |_| {},
+    );
+}
+
+#[test]
+fn a_decision_while_another_mm_comes_2_threads_3_preemptions() {
+    sole_user_while_another_comes::<TwoSlots>();
+    sole_user_while_another_comes::<PowerSums>();
+    must_fail("cow-shared-not-rechecked", sole_user_while_another_comes::<TwoSlots>);
+    must_fail("cow-shared-not-rechecked", sole_user_while_another_comes::<PowerSums>);
+}
+
+/// Two frames.
+struct Map<C> {
+    pages: [Page; 2],
+    counts: core::marker::PhantomData<fn() -> C>,
+}
+
+// SAFETY: the descriptors are part of the map, which is never changed while it is borrowed; each frame has its own, and
+// none becomes read-only.
+unsafe impl<C: Mapcounts> MemMap for Map<C> {
+    type Read = Immovable;
+    type Counts = C;
+
+    fn read_side(&self) -> &Immovable {
+        &Immovable
+    }
+
+    unsafe fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
+        self.pages.get(pfn.get() as usize).map(NonNull::from)
+    }
+}
+
+/// A folio of two pages and what it contains, and how often it was freed.
+struct World<C> {
+    map: Map<C>,
+    contents: UnsafeCell<u32>,
+    freed: AtomicU32,
+}
+
+// SAFETY: everything is atomic but the contents, and loom checks who accesses those.
+unsafe impl<C> Sync for World<C> {}
+
+/// The type of [`World`] with a strategy, for functions that are generic over it.
+trait Counted: Mapcounts + Sized {
+    /// A folio that MM 1 has mapped since it was new, with one more mapping of it by each of `forked`.
+    fn world(forked: &[u32]) -> World<Self> {
+        let pages = [Page::new(), Page::new()];
+        let map = Map::<Self> { pages, counts: core::marker::PhantomData };
+        let world = World { map, contents: UnsafeCell::new(0), freed: AtomicU32::new(0) };
+        let range = PfnRange::new(Pfn::ZERO, 2).unwrap();
+        world.map.initialise(range, Place::default()).unwrap();
+        let claim = |n| world.map.claim(Pfn::new(n).unwrap()).unwrap();
+        let pair = claim(0).merge(claim(1)).unwrap().allocate().prep().unwrap();
+        let _ = map_new_anon(pair, mm(1), BOTH).unwrap();
+        for &child in forked {
+            let _ = world.folio().fork(mm(child), BOTH).unwrap();
+        }
+        for index in 0..2 {
+            world.folio().remove_at(index, PageFlags::ANON_EXCLUSIVE);
+        }
+        world
+    }
+}
+
+impl<C: Mapcounts> Counted for C {}
+
+impl<C: Mapcounts> World<C> {
+    /// The folio, by the reference of a mapping that the caller's thread has.
+    fn folio(&self) -> ManuallyDrop<Folio<'_, Map<C>>> {
+        // SAFETY: a mapping's reference is there for as long as the caller's thread uses this, and `ManuallyDrop` keeps
+        // it from being given back.
+        ManuallyDrop::new(unsafe { Folio::from_raw(&self.map, Pfn::ZERO) }.unwrap())
+    }
+
+    /// Unmaps for `who`, and counts if that freed the folio.
+    fn unmap(&self, who: u32) {
+        let references = self.folio().remove_mappings(mm(who), BOTH).unwrap().references;
+        self.gave_back(references.put());
+    }
+
+    fn gave_back(&self, last: Option<Frozen<'_, Map<C>>>) {
+        if last.is_some() {
+            self.freed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn read(&self) {
+        // SAFETY: the models check that nobody writes at the same time.
+        self.contents.with(|contents| unsafe { assert!(*contents < 2) });
+    }
+
+    /// Writes to page 0 as MM 1 does after a fault; whether the page was its own.
+    fn write_fault(&self) -> Cow {
+        let decided = self.folio().write_fault(0, 0).unwrap();
+        if decided == Cow::Reused {
+            // SAFETY: the models check that nobody else accesses it at the same time.
+            self.contents.with_mut(|contents| unsafe { *contents += 1 });
+        }
+        decided
+    }
+}
+
+/// A child reads and unmaps; its parent writes, if it may.
+fn write_while_the_child_leaves<C: Mapcounts>() {
+    race(
+        || C::world(&[2]),
+        |world| {
+            let _ = world.write_fault();
+        },
+        |world| {
+            // Until the flush, and so until the references are given back, the child's processors may still read.
+            let references = world.folio().remove_mappings(mm(2), BOTH).unwrap().references;
+            world.read();
+            world.gave_back(references.put());
+        },
+        |world| {
+            assert_eq!(world.folio().mappings(), 2);
+            assert_eq!(world.folio().count(), 2);
+            assert_ne!(world.write_fault(), Cow::Copy(Why::Shared), "one owner is left");
+        },
+    );
+}
+
+#[test]
+fn a_write_fault_while_the_child_unmaps_2_threads_3_preemptions() {
+    write_while_the_child_leaves::<NoPageMapcount<TwoSlots>>();
+    write_while_the_child_leaves::<NoPageMapcount<PowerSums>>();
+    must_fail("refcount-put-relaxed", write_while_the_child_leaves::<NoPageMapcount<TwoSlots>>);
+    must_fail("refcount-put-relaxed", write_while_the_child_leaves::<NoPageMapcount<PowerSums>>);
+}
+
+/// A reader with a reference of its own reads and gives it back; the owner writes, if it may.
+fn write_while_a_reader_leaves<C: Mapcounts>() {
+    race(
+        || {
+            let world = C::world(&[]);
+            world.folio().take_raw(1).unwrap();
+            world
+        },
+        |world| {
+            let _ = world.write_fault();
+        },
+        |world| {
+            world.read();
+            // SAFETY: taken at the start, and given back once.
+            world.gave_back(unsafe { Folio::put_raw(&world.map, Pfn::ZERO, 1) });
+        },
+        |world| assert_eq!(world.freed.load(Ordering::Relaxed), 0),
+    );
+}
+
+/// A reference of somebody else's stays all the time, while the owner maps and unmaps elsewhere.
+fn write_while_a_reader_stays<C: Mapcounts>() {
+    race(
+        || {
+            let world = C::world(&[]);
+            world.folio().take_raw(1).unwrap();
+            world
+        },
+        |world| assert!(matches!(world.write_fault(), Cow::Copy(Why::References { .. }))),
+        |world| {
+            let folio = world.folio();
+            let _ = folio.add_mappings(mm(1), Mapping::pte(1)).unwrap();
+            drop(folio.remove_mappings(mm(1), Mapping::pte(1)).unwrap());
+        },
+        |_| {},
+    );
+}
+
+#[test]
+fn a_write_fault_while_a_reference_goes_2_threads_3_preemptions() {
+    write_while_a_reader_leaves::<NoPageMapcount<TwoSlots>>();
+    write_while_a_reader_leaves::<NoPageMapcount<PowerSums>>();
+    must_fail("refcount-put-relaxed", write_while_a_reader_leaves::<NoPageMapcount<TwoSlots>>);
+    must_fail("refcount-put-relaxed", write_while_a_reader_leaves::<NoPageMapcount<PowerSums>>);
+}
+
+#[test]
+fn a_write_fault_while_a_reference_stays_2_threads_3_preemptions() {
+    write_while_a_reader_stays::<NoPageMapcount<TwoSlots>>();
+    write_while_a_reader_stays::<NoPageMapcount<PowerSums>>();
+    for mutant in ["cow-no-lock", "rmap-references-last"] {
+        must_fail(mutant, write_while_a_reader_stays::<NoPageMapcount<TwoSlots>>);
+        must_fail(mutant, write_while_a_reader_stays::<NoPageMapcount<PowerSums>>);
+    }
+}
+
+/// A parent forks again while its first child leaves.
+fn fork_while_a_child_leaves<C: Mapcounts>() {
+    race(
+        || C::world(&[2]),
+        |world| {
+            let _ = world.folio().fork(mm(3), BOTH).unwrap();
+        },
+        |world| world.unmap(2),
+        |world| {
+            let folio = world.folio();
+            assert_eq!((folio.mappings(), folio.count()), (4, 4));
+            assert!(folio.maybe_mapped_shared());
+            assert_eq!(world.freed.load(Ordering::Relaxed), 0);
+            if C::PER_PAGE {
+                assert_eq!((folio.page_mappings(0), folio.page_mappings(1)), (Some(2), Some(2)));
+                assert_eq!(folio.pages_mapped(), (2, false));
+            }
+        },
+    );
+}
+
+#[test]
+fn a_fork_while_a_child_unmaps_2_threads_3_preemptions() {
+    fork_while_a_child_leaves::<NoPageMapcount<TwoSlots>>();
+    fork_while_a_child_leaves::<NoPageMapcount<PowerSums>>();
+    fork_while_a_child_leaves::<PageMapcount<PowerSums>>();
+    must_fail("bitlock-load-then-store", fork_while_a_child_leaves::<NoPageMapcount<TwoSlots>>);
+    must_fail("bitlock-relaxed-lock", fork_while_a_child_leaves::<NoPageMapcount<PowerSums>>);
+}
+
+/// The last two leave at the same time: one of them frees.
+fn two_leave<C: Mapcounts>() {
+    race(
+        || C::world(&[2]),
+        |world| world.unmap(1),
+        |world| world.unmap(2),
+        |world| assert_eq!(world.freed.load(Ordering::Relaxed), 1),
+    );
+}
+
+#[test]
+fn the_last_two_unmap_2_threads_3_preemptions() {
+    two_leave::<NoPageMapcount<TwoSlots>>();
+    two_leave::<NoPageMapcount<PowerSums>>();
+}
+
+/// Ids 1 to 64, of which 1 is taken, and what each address space had.
+struct Ids {
+    ids: MmIds<'static>,
+    had: [UnsafeCell<u32>; 2],
+    memory: *mut [AtomicU64; 1],
+}
+
+// SAFETY: the pointer is used by `drop` alone; the cells are accessed by whoever has their id.
+unsafe impl Send for Ids {}
+// SAFETY: as above.
+unsafe impl Sync for Ids {}
+
+impl Ids {
+    fn new() -> Self {
+        let memory = Box::into_raw(Box::new([AtomicU64::new(0)]));
+        // SAFETY: just made from a box, used by nothing else, and freed by `drop` after the ids were used.
+        let ids = MmIds::new(unsafe { &mut *memory });
+        let _ = ids.take().unwrap().keep();
+        Self { ids, had: [UnsafeCell::new(0), UnsafeCell::new(0)], memory }
+    }
+
+    fn write(&self, id: MmId) {
+        // SAFETY: the models check that whoever has an id is alone with its cell.
+        self.had[id.get() as usize - 1].with_mut(|had| unsafe { *had += 1 });
+    }
+}
+
+impl Drop for Ids {
+    fn drop(&mut self) {
+        // SAFETY: from a box, and nobody looks at the ids any more.
+        drop(unsafe { Box::from_raw(self.memory) });
+    }
+}
+
+fn give_back_and_take() {
+    race(
+        Ids::new,
+        |world| {
+            world.write(mm(1));
+            world.ids.give_back(mm(1)).unwrap();
+        },
+        |world| {
+            let id = world.ids.take().unwrap().keep();
+            world.write(id);
+        },
+        |world| {
+            let (a, b) = (world.ids.take().unwrap(), world.ids.take().unwrap());
+            assert_eq!(a.id().get() + b.id().get() + world.taken(), 6, "1, 2 and 3, once each");
+        },
+    );
+}
+
+impl Ids {
+    /// The id that the taker of `give_back_and_take` got: the one whose cell it wrote beside the first owner's.
+    fn taken(&self) -> u32 {
+        // SAFETY: both threads have been joined.
+        let second = self.had[1].with(|had| unsafe { *had });
+        if second == 1 { 2 } else { 1 }
+    }
+}
+
+fn two_take() {
+    race(
+        Ids::new,
+        |world| world.write_two(world.ids.take().unwrap().keep()),
+        |world| world.write_two(world.ids.take().unwrap().keep()),
+        |world| assert_eq!(world.ids.take().unwrap().id().get(), 4),
+    );
+}
+
+impl Ids {
+    /// Ids 2 and 3, in the cells of 1 and 2.
+    fn write_two(&self, id: MmId) {
+        self.write(mm(id.get() - 1));
+    }
+}
+
+#[test]
+fn ids_are_taken_and_given_back_2_threads_3_preemptions() {
+    give_back_and_take();
+    two_take();
+    for mutant in ["ids-take-relaxed", "ids-give-back-relaxed", "ids-give-back-store", "ids-load-then-store"]
+    {
+        must_fail(mutant, give_back_and_take);
+    }
+    must_fail("ids-load-then-store", two_take);
+}
