@@ -5,8 +5,8 @@ use core::hint::black_box;
 use core::ptr::NonNull;
 
 use mmkit_addr::{Geometry, NodeId, Order, Pfn};
-use mmkit_frame::Bare;
 use mmkit_folio::{CountWords, MmId, PowerSums, Tracker};
+use mmkit_frame::Bare;
 use mmkit_frame::{AllocError, DirectMap, FrameAllocator, Frames, Request};
 use mmkit_page::{MemMap, Page, SliceMap};
 use mmkit_pgtable::{Tables, X86_64};
