@@ -35,7 +35,7 @@
 //! # Heads by frame number
 //!
 //! A block of `2^order` frames may be used as one *compound*. Its first frame is the head; the `info` word of every
-//! other, a tail, is `order << 1 | 1`. The head is found by clearing the low `order` bits of the frame number, since
+//! other, a tail, is its order. The head is found by clearing the low `order` bits of the frame number, since
 //! compounds are naturally aligned. No pointer is stored, so all tails of an order in a zone are the same bytes, and
 //! one page full of them can stand for all: that is what `mmkit-vmemmap` builds on. Nothing in this crate writes a
 //! descriptor that may be such a tail.

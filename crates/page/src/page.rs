@@ -13,7 +13,7 @@ use crate::tag::Tag;
 /// | byte | field | in a head | in a tail |
 /// |---|---|---|---|
 /// | 0 | `flags` | [`PageFlags`](crate::PageFlags), node and zone | node and zone |
-/// | 8 | `info` | count << 32, kind and order | order << 1, 1 |
+/// | 8 | `info` | count << 32, kind and order | order |
 /// | 16 | `half` | 4 words of 4 bytes | the same, in the tails that the folio owns |
 /// | 32 | `word` | 4 words of 8 bytes | the same, in the tails that the folio owns |
 ///

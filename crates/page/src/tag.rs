@@ -9,8 +9,7 @@ use mmkit_addr::{Order, Pfn};
 ///
 /// | bits | name | meaning |
 /// |---|---|---|
-/// | 0 | tail | the frame lies in a compound; its head is the frame number with the low *inner* bits cleared |
-/// | 1..=6 | inner | of a tail: log2 of the frames of the compound; 0 on every other descriptor |
+/// | 0..=5 | inner | of a tail: log2 of the frames of its compound, at least 1; 0 on every other descriptor |
 /// | 7 | ready | the descriptor was initialised; clear on every tail |
 /// | 8 | free | the block is its allocator's |
 /// | 9 | parked | no handle to the block exists: [`MemMap::claim`](crate::MemMap::claim) may make one |
@@ -19,16 +18,14 @@ use mmkit_addr::{Order, Pfn};
 /// | 12 | inside | the frame lies in a block that is no compound, and is not its first |
 /// | 16..=21 | order | of a head: log2 of the frames of the block; 0 on every other descriptor |
 ///
-/// Zero is "not initialised". A tail is `order << 1 | 1` and nothing else, so all tails of one order look the same. Heads
-/// keep their order elsewhere, so that *inner* bits are the bits to clear whatever the frame is: looking up a head
-/// asks no question.
+/// Zero is "not initialised". A tail is its order and nothing else, so all tails of one order look the same. Heads keep
+/// their order elsewhere, so that *inner* says how many low bits of the frame number to clear whatever the frame is:
+/// looking up a head asks no question, and the processor shifts by the word as it was loaded.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tag(u32);
 
 impl Tag {
     pub(crate) const UNINITIALISED: Self = Self(0);
-    const TAIL: u32 = 1;
-    const INNER_SHIFT: u32 = 1;
     const ORDER_SHIFT: u32 = 16;
     const ORDER_MASK: u32 = 0x3f;
     const READY: u32 = 1 << 7;
@@ -49,7 +46,7 @@ impl Tag {
 
     /// A tail of a compound of `order`.
     pub(crate) const fn tail(order: Order) -> Self {
-        Self((order.get() as u32) << Self::INNER_SHIFT | Self::TAIL)
+        Self(order.get() as u32)
     }
 
     #[inline]
@@ -82,7 +79,7 @@ impl Tag {
     }
 
     pub(crate) const fn is_tail(self) -> bool {
-        self.0 & Self::TAIL != 0
+        self.0 & Self::ORDER_MASK != 0
     }
 
     pub(crate) const fn is_ready(self) -> bool {
@@ -113,7 +110,7 @@ impl Tag {
     #[inline]
     pub(crate) const fn order(self) -> Order {
         // One of the two is 0.
-        let order = (self.0 >> Self::INNER_SHIFT | self.0 >> Self::ORDER_SHIFT) & Self::ORDER_MASK;
+        let order = (self.0 | self.0 >> Self::ORDER_SHIFT) & Self::ORDER_MASK;
         match Order::new(order as u8) {
             Some(order) => order,
             None => Order::MAX,
@@ -125,7 +122,7 @@ impl Tag {
     pub(crate) const fn head_of(self, pfn: Pfn) -> Pfn {
         // As many ones as a frame number has bits, and not 64: compilers make two dependent shifts of the frame number
         // out of a mask that is all ones above, which takes longer than one shift beside the load of `pfn`.
-        let kept = Pfn::MAX.get() << (self.0 >> Self::INNER_SHIFT & Self::ORDER_MASK);
+        let kept = Pfn::MAX.get() << (self.0 & Self::ORDER_MASK);
         pfn.clear(!kept)
     }
 
@@ -169,10 +166,11 @@ mod tests {
     }
 
     #[test]
-    fn a_tail_is_its_order_and_one_bit() {
+    fn a_tail_is_its_order() {
         for k in 1..=51 {
             let tail = Tag::tail(order(k));
-            assert_eq!(tail.bits(), u32::from(k) << 1 | 1);
+            assert_eq!(tail.bits(), u32::from(k));
+            assert!(tail.is_tail());
             assert_eq!(tail.order(), order(k));
             assert_eq!(tail.head_of(Pfn::MAX), Pfn::MAX.align_down(order(k)));
             assert_eq!(tail.head_of(Pfn::new(1 << k | 1).unwrap()).get(), 1 << k);

@@ -44,6 +44,8 @@ impl Template {
     }
 
     /// Any other frame of a compound of `order`: the same for all of them.
+    ///
+    /// A compound has at least two frames: of order 0 there is no tail, and this is a descriptor that was not initialised.
     #[must_use]
     pub const fn tail(order: Order, place: Place) -> Self {
         Self::of(Tag::tail(order), place)
