@@ -49,9 +49,9 @@ impl Expected {
             _ if shared => Template::head_of_shared(order, place),
             _ => Template::head(order, place),
         };
-        // Node 0 and zone 0 are no bits; then the order, above a bit that says "tail"; nothing else.
+        // Node 0 and zone 0 are no bits; then the order; nothing else.
         let mut tail = [0; Template::WORDS];
-        tail[1] = u64::from(order.get()) * 2 + 1;
+        tail[1] = u64::from(order.get());
         Self { head: head.words(), tail }
     }
 }
