@@ -132,3 +132,47 @@ impl<'m, M: MemMap> Block<'m, M> {
         page.info.store_unique(0, tag.bits());
     }
 }
+
+/// What every handle tells about its block.
+macro_rules! tell {
+    ($handle:ident) => {
+        impl<'m, M: $crate::MemMap> $handle<'m, M> {
+            /// The map that the handle comes from.
+            #[must_use]
+            pub fn map(&self) -> &'m M {
+                self.block.map
+            }
+
+            /// The first frame.
+            #[must_use]
+            pub fn pfn(&self) -> mmkit_addr::Pfn {
+                self.block.pfn
+            }
+
+            /// log2 of the number of frames. It cannot change while the handle exists.
+            #[must_use]
+            pub fn order(&self) -> mmkit_addr::Order {
+                self.block.order()
+            }
+
+            /// Node and zone.
+            #[must_use]
+            pub fn place(&self) -> $crate::Place {
+                self.block.place()
+            }
+
+            /// Whether the block is a compound: its other descriptors are tails that name the first.
+            #[must_use]
+            pub fn is_compound(&self) -> bool {
+                self.block.tag().is_compound()
+            }
+
+            /// Whether only the first descriptors are the block's own, and the others shared and read-only.
+            #[must_use]
+            pub fn has_shared_tails(&self) -> bool {
+                self.block.tag().is_shared()
+            }
+        }
+    };
+}
+pub(crate) use tell;

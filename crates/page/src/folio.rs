@@ -4,12 +4,12 @@
 use core::fmt;
 use core::mem;
 
-use mmkit_addr::{Order, Pfn};
+use mmkit_addr::Pfn;
 use mmkit_sync::atomic::Ordering;
 use mmkit_sync::{Put, mutant};
 
-use crate::block::Block;
-use crate::{Frozen, GetError, MemMap, PageFlags, Place};
+use crate::block::{Block, tell};
+use crate::{Frozen, GetError, MemMap, PageFlags};
 
 /// One reference on a folio: a frame, or a block of them that is referenced as one. Linux: `struct folio`.
 ///
@@ -62,46 +62,18 @@ pub struct Folio<'m, M: MemMap> {
     block: Block<'m, M>,
 }
 
+tell!(Folio);
+
 impl<'m, M: MemMap> Folio<'m, M> {
     /// For a reference that was just taken.
     pub(crate) fn new(block: Block<'m, M>) -> Self {
         Self { block }
     }
 
-    /// The map that the handle comes from.
-    #[must_use]
-    pub fn map(&self) -> &'m M {
-        self.block.map
-    }
-
-    /// The first frame.
-    #[must_use]
-    pub fn pfn(&self) -> Pfn {
-        self.block.pfn
-    }
-
-    /// log2 of the number of frames. It cannot change while the reference exists.
-    #[must_use]
-    pub fn order(&self) -> Order {
-        self.block.order()
-    }
-
-    /// Node and zone.
-    #[must_use]
-    pub fn place(&self) -> Place {
-        self.block.place()
-    }
-
     /// References at this moment, this one included. A hint: others come and go.
     #[must_use]
     pub fn count(&self) -> u32 {
         self.block.page().info.load().count
-    }
-
-    /// Whether only the first descriptors are the folio's own, and those of the other frames shared and read-only.
-    #[must_use]
-    pub fn has_shared_tails(&self) -> bool {
-        self.block.tag().is_shared()
     }
 
     /// The flags at this moment.

@@ -7,9 +7,9 @@ use core::mem;
 use mmkit_addr::{Order, Pfn};
 use mmkit_sync::atomic::{AtomicU32, AtomicU64};
 
-use crate::block::Block;
+use crate::block::{Block, tell};
 use crate::tag::Tag;
-use crate::{Frozen, MemMap, Page, Place, Reason, Refused};
+use crate::{Frozen, MemMap, Page, Reason, Refused};
 
 /// The one handle to a free block. It belongs to an allocator, and so do the descriptor's words.
 ///
@@ -44,40 +44,12 @@ pub struct Free<'m, M: MemMap> {
     block: Block<'m, M>,
 }
 
+tell!(Free);
+
 impl<'m, M: MemMap> Free<'m, M> {
     /// For a free block that was just taken.
     pub(crate) fn new(block: Block<'m, M>) -> Self {
         Self { block }
-    }
-
-    /// The map that the handle comes from.
-    #[must_use]
-    pub fn map(&self) -> &'m M {
-        self.block.map
-    }
-
-    /// The first frame.
-    #[must_use]
-    pub fn pfn(&self) -> Pfn {
-        self.block.pfn
-    }
-
-    /// log2 of the number of frames. Linux keeps it in `page->private` of a `PageBuddy`.
-    #[must_use]
-    pub fn order(&self) -> Order {
-        self.block.order()
-    }
-
-    /// Node and zone.
-    #[must_use]
-    pub fn place(&self) -> Place {
-        self.block.place()
-    }
-
-    /// Whether the block is still the compound it was, or was populated as. Only its unprepped parts can be split.
-    #[must_use]
-    pub fn is_compound(&self) -> bool {
-        self.block.tag().is_compound()
     }
 
     /// The allocator's four words of 4 bytes.

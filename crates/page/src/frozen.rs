@@ -3,12 +3,12 @@
 
 use core::fmt;
 
-use mmkit_addr::{Order, Pfn};
+use mmkit_addr::Order;
 use mmkit_sync::atomic::Ordering;
 
-use crate::block::Block;
+use crate::block::{Block, tell};
 use crate::tag::Tag;
-use crate::{Folio, Free, MemMap, Place, Reason, Refused};
+use crate::{Folio, Free, MemMap, Reason, Refused};
 
 /// The one handle to a block whose count is 0. Linux: a folio with a frozen reference count.
 ///
@@ -38,46 +38,12 @@ pub struct Frozen<'m, M: MemMap> {
     pub(crate) block: Block<'m, M>,
 }
 
+tell!(Frozen);
+
 impl<'m, M: MemMap> Frozen<'m, M> {
     /// For a block whose count just became 0 in the caller's hands.
     pub(crate) fn new(block: Block<'m, M>) -> Self {
         Self { block }
-    }
-
-    /// The map that the handle comes from.
-    #[must_use]
-    pub fn map(&self) -> &'m M {
-        self.block.map
-    }
-
-    /// The first frame.
-    #[must_use]
-    pub fn pfn(&self) -> Pfn {
-        self.block.pfn
-    }
-
-    /// log2 of the number of frames.
-    #[must_use]
-    pub fn order(&self) -> Order {
-        self.block.order()
-    }
-
-    /// Node and zone.
-    #[must_use]
-    pub fn place(&self) -> Place {
-        self.block.place()
-    }
-
-    /// Whether the block is a compound: its other descriptors are tails that name the first.
-    #[must_use]
-    pub fn is_compound(&self) -> bool {
-        self.block.tag().is_compound()
-    }
-
-    /// Whether only the first descriptors are the block's own, and the others shared and read-only.
-    #[must_use]
-    pub fn has_shared_tails(&self) -> bool {
-        self.block.tag().is_shared()
     }
 
     /// Makes the block a compound: every other descriptor becomes a tail. Linux: `prep_compound_page`.
