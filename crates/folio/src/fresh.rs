@@ -36,6 +36,12 @@ where
     };
     // The head alone where the other descriptors are shared.
     let range = if frozen.has_shared_tails() { 0..1 } else { batch.first..batch.first + batch.flagged };
+    // A block that comes from its last holder, and not from its allocator, may have flags of its former life.
+    frozen.remove_at(0..1, PageFlags::PARTIALLY_MAPPED);
+    if !frozen.has_shared_tails() && !mapping.is_entire() {
+        frozen.remove_at(0..range.start, PageFlags::ANON_EXCLUSIVE);
+        frozen.remove_at(range.end..order.frames(), PageFlags::ANON_EXCLUSIVE);
+    }
     frozen.insert_at(0..1, PageFlags::ANON);
     frozen.insert_at(range, PageFlags::ANON_EXCLUSIVE);
     let pages = order.frames() as i64;
@@ -70,9 +76,7 @@ where
         Of::<M>::single_added(&words, mm, 1);
         return Ok(batch);
     }
-    if mapping.is_entire() {
-        words.half[ENTIRE].store(1, Ordering::Relaxed);
-    }
+    words.half[ENTIRE].store(mapping.is_entire().into(), Ordering::Relaxed);
     if <M::Counts as Mapcounts>::PER_PAGE {
         let mapped = if mapping.is_entire() {
             ENTIRELY_MAPPED

@@ -6,8 +6,9 @@ use core::ops::{ControlFlow, Range};
 
 use mmkit_page::{Folio, MemMap, Words};
 use mmkit_sync::atomic::Ordering;
+use mmkit_sync::mutant;
 
-use crate::words::{ENTIRE, PAGES_MAPPED, TOTAL};
+use crate::words::{ENTIRE, PAGES_MAPPED, TOTAL, take_from, take_one_wide};
 use crate::{MapError, Mapcounts, Tracker};
 
 /// Added to the number of pages mapped while an entry maps the whole folio. So one atomic addition changes either and
@@ -49,7 +50,7 @@ fn visit<M>(
 where
     M: MemMap<Counts: Mapcounts>,
 {
-    if pages.start == 0 && words_of(folio, 0..1)?.try_for_each(|words| each(&words)).is_break() {
+    if pages.contains(&0) && words_of(folio, 0..1)?.try_for_each(|words| each(&words)).is_break() {
         return Ok(ControlFlow::Break(()));
     }
     if pages.contains(&1)
@@ -89,31 +90,29 @@ where
     M: MemMap<Counts: Mapcounts>,
 {
     let (last, done) = (Cell::new(0), Cell::new(0));
-    let note = |before: u64| {
-        if before == 0 {
-            return ControlFlow::Break(());
-        }
-        last.set(last.get() + u32::from(before == 1));
+    let note = |left: Option<u64>| {
+        let Some(left) = left else { return ControlFlow::Break(()) };
+        last.set(last.get() + u32::from(left == 0));
         done.set(done.get() + 1);
         ControlFlow::Continue(())
     };
+    // A count of 0 is not touched: whoever maps the page at this moment must see that it is the first.
     let visited = visit(
         folio,
         pages.clone(),
         |words| {
-            let noted = note(words.half[TOTAL].fetch_sub(1, Ordering::Relaxed).into());
-            if noted.is_break() {
-                words.half[TOTAL].fetch_add(1, Ordering::Relaxed);
-            }
-            noted
+            let count = &words.half[TOTAL];
+            note(mutant!("pages-subtract-then-look", take_from(count, 1).ok().map(u64::from), {
+                match count.fetch_sub(1, Ordering::Relaxed) {
+                    0 => {
+                        count.fetch_add(1, Ordering::Relaxed);
+                        None
+                    }
+                    before => Some(u64::from(before - 1)),
+                }
+            }))
         },
-        |words| {
-            let noted = note(words.word[T::SPARE_WORD].fetch_sub(1, Ordering::Relaxed));
-            if noted.is_break() {
-                words.word[T::SPARE_WORD].fetch_add(1, Ordering::Relaxed);
-            }
-            noted
-        },
+        |words| note(take_one_wide(&words.word[T::SPARE_WORD])),
     )?;
     if visited.is_break() {
         let index = pages.start + done.get();
@@ -183,7 +182,7 @@ pub(crate) fn map_entire(words: &Words<'_>) -> bool {
 /// One entry fewer maps the whole folio; whether it was the last.
 #[inline]
 pub(crate) fn unmap_entire(words: &Words<'_>) -> Result<bool, MapError> {
-    match crate::words::take_from(&words.half[ENTIRE], 1) {
+    match take_from(&words.half[ENTIRE], 1) {
         Ok(left) => Ok(left == 0),
         Err(_) => Err(MapError::EntireNotMapped),
     }

@@ -500,8 +500,13 @@ fn remap<M: MemMap<Counts: Mapcounts>>(folio: &Folio<'_, M>, mm: MmId) -> Result
         }
     }
     let kind = folio.kind();
-    if kind == Kind::Anon && exclusive::is(folio, 0) {
-        exclusive::set(folio, batch);
+    if kind == Kind::Anon {
+        // The first page's flag stood for all. The others' may be left from PTEs that were there before the entry.
+        if exclusive::is(folio, 0) {
+            exclusive::set(folio, batch);
+        } else {
+            exclusive::clear(folio, batch);
+        }
     }
     let pmd_mapped = if last { -pages } else { 0 };
     Ok(Account { kind, mapped, pmd_mapped, became_partially_mapped: false, mappings })

@@ -50,7 +50,8 @@ impl Sums {
     /// # Errors
     ///
     /// [`MapError::Empty`]; [`MapError::TooFew`]; [`MapError::NotTheirs`] where what would be left are no sums of
-    /// ids: one is below 0, `s1 * s1 > total * s2`, or there is no mapping and yet a sum. Nothing is changed.
+    /// ids: one is below 0, `s1 * s1 > total * s2`, there is no mapping and yet a sum, or the ids would have to be below
+    /// 1 or above [`MmId::MAX`] on average. Nothing is changed.
     #[inline]
     pub fn remove(&mut self, mm: MmId, count: u32) -> Result<u32, MapError> {
         if count == 0 {
@@ -95,9 +96,18 @@ impl Sums {
     }
 
     /// Whether these can be sums of as many ids as they say.
+    ///
+    /// Whatever was removed before, what passes keeps the bounds of the sums: from `s1 * s1 <= total * s2` and
+    /// `s2 <= s1 * 2^31` follows `s1 <= total * 2^31`.
     #[inline]
     fn are_sums(&self) -> bool {
-        if self.total == 0 { self.s1 == 0 && self.s2 == 0 } else { self.square() <= self.product() }
+        if self.total == 0 {
+            return self.s1 == 0 && self.s2 == 0;
+        }
+        // Each id is at least 1, and its square at most 2^31 times itself.
+        u64::from(self.total) <= self.s1
+            && self.s2 <= u128::from(self.s1) << MmId::BITS
+            && self.square() <= self.product()
     }
 
     /// Below 2^124.

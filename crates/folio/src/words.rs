@@ -81,6 +81,19 @@ pub(crate) fn take_from(count: &AtomicU32, n: u32) -> Result<u32, u32> {
     }
 }
 
+/// As [`take_from`] does with 1, from a wide word; `None` where there is nothing.
+#[inline]
+pub(crate) fn take_one_wide(count: &AtomicU64) -> Option<u64> {
+    let mut seen = count.load(Ordering::Relaxed);
+    loop {
+        let left = seen.checked_sub(1)?;
+        match count.compare_exchange_weak(seen, left, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => return Some(left),
+            Err(now) => seen = now,
+        }
+    }
+}
+
 /// Adds `n` to `count`, and returns the sum; or what there is, if the sum would pass [`MAX`].
 #[inline]
 pub(crate) fn add_to(count: &AtomicU32, n: u32) -> Result<u32, u32> {

@@ -294,6 +294,13 @@ fn unmapping_what_is_not_mapped_is_undone() {
         // Pages 0..4 lose a mapping before page 4 is found to have none.
         let error = MapError::PageNotMapped { index: 4 };
         refused(&folio, || folio.remove_mappings(mm(1), ptes(0, 6)), error);
+        // The first page of the batch has none, where nothing is to be undone: page 0, page 1, and any other.
+        play(&folio, "A-4 B-4");
+        for (index, count) in [(0, 1), (0, 16), (1, 3), (5, 2)] {
+            let error = MapError::PageNotMapped { index };
+            refused(&folio, || folio.remove_mappings(mm(1), ptes(index, count)), error);
+        }
+        play(&folio, "A+4 B+4");
         // The pages are mapped, but not by this one.
         let error = MapError::NotTheirs { mm: mm(4), removing: 4, mappings: 9 };
         refused(&folio, || folio.remove_mappings(mm(4), ptes(0, 4)), error);

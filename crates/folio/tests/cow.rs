@@ -202,3 +202,70 @@ fn pins_hold_references_and_are_given_back_in_any_portions() {
         assert_eq!((folio.pins(), folio.count()), (0, 17));
     });
 }
+
+/// One PMD takes the place of the owner's PTEs, whose pages are exclusive, and is forked: the flag of the first page
+/// stood for all of them, and those of the others are out of date.
+#[test]
+fn pages_that_were_exclusive_before_a_forked_pmd_are_not_when_it_is_replaced() {
+    fn check<C: Mapcounts>() {
+        with_owner::<C>(|_, folio| {
+            play(&folio, "A+P A-16");
+            let _ = folio.fork(mm(2), Mapping::Pmd).unwrap();
+            let _ = folio.remap(mm(2)).unwrap();
+            for index in 0..16 {
+                assert_eq!(folio.write_fault(index, 1), Ok(Cow::Copy(Why::Shared)), "{index}");
+            }
+        });
+    }
+    check::<NoPageMapcount<TwoSlots>>();
+    check::<NoPageMapcount<PowerSums>>();
+    check::<PageMapcount<PowerSums>>();
+}
+
+/// The last holder uses the block for something else at once, or by way of its allocator, which keeps it a compound.
+#[test]
+fn a_block_that_is_mapped_anew_has_forgotten_its_former_life() {
+    fn check<C: Mapcounts>(through_the_allocator: bool) {
+        with_frozen::<C>(4, |map, frozen| {
+            let _ = map_new_anon(frozen, mm(1), ptes(0, 16)).unwrap();
+            let folio = map.try_get(Pfn::ZERO).unwrap();
+            let mut first = folio.remove_mappings(mm(1), ptes(0, 8)).unwrap();
+            assert!(first.account.became_partially_mapped);
+            first.references.merge(folio.remove_mappings(mm(1), ptes(8, 8)).unwrap().references).unwrap();
+            drop(folio);
+            let mut frozen = first.references.put().unwrap();
+            if through_the_allocator {
+                frozen = frozen.into_free().allocate();
+            }
+            let _ = map_new_anon(frozen, mm(2), ptes(4, 4)).unwrap();
+            let folio = map.try_get(Pfn::ZERO).unwrap();
+            let exclusive: Vec<_> = (0..16).filter(|&index| folio.is_exclusive(index)).collect();
+            assert_eq!(exclusive, [4, 5, 6, 7]);
+            let account = folio.remove_mappings(mm(2), ptes(4, 1)).unwrap().account;
+            assert!(account.became_partially_mapped, "once in each life");
+            drop(folio.remove_mappings(mm(2), ptes(5, 3)).unwrap());
+        });
+    }
+    for through_the_allocator in [false, true] {
+        check::<NoPageMapcount<TwoSlots>>(through_the_allocator);
+        check::<NoPageMapcount<PowerSums>>(through_the_allocator);
+        check::<PageMapcount<PowerSums>>(through_the_allocator);
+    }
+}
+
+/// A PMD counted, a PTE uncounted: without counts of pages nothing shows it, and the folio is freed with its PMD.
+#[test]
+fn a_pmd_that_was_unmapped_as_a_pte_is_not_found_in_the_next_life() {
+    with_frozen::<NoPageMapcount<PowerSums>>(4, |map, frozen| {
+        let _ = map_new_anon(frozen, mm(1), Mapping::Pmd).unwrap();
+        let folio = map.try_get(Pfn::ZERO).unwrap();
+        let wrong = folio.remove_mappings(mm(1), Mapping::pte(0)).unwrap();
+        assert_eq!((wrong.account.mappings, folio.entire_mappings()), (0, 1));
+        drop(folio);
+        let frozen = wrong.references.put().unwrap();
+        let _ = map_new_anon(frozen, mm(2), ptes(0, 16)).unwrap();
+        let folio = map.try_get(Pfn::ZERO).unwrap();
+        assert_eq!((folio.entire_mappings(), folio.page_mappings(3)), (0, Some(1)));
+        drop(folio.remove_mappings(mm(2), ptes(0, 16)).unwrap());
+    });
+}

@@ -225,6 +225,13 @@ trait Counted: Mapcounts + Sized {
         }
         world
     }
+
+    /// The same, of whose pages MM 1 has unmapped the first.
+    fn partly_mapped() -> World<Self> {
+        let world = Self::world(&[]);
+        drop(world.folio().remove_mappings(mm(1), Mapping::pte(0)).unwrap());
+        world
+    }
 }
 
 impl<C: Mapcounts> Counted for C {}
@@ -378,6 +385,30 @@ fn a_fork_while_a_child_unmaps_2_threads_3_preemptions() {
     fork_while_a_child_leaves::<PageMapcount<PowerSums>>();
     must_fail("bitlock-load-then-store", fork_while_a_child_leaves::<NoPageMapcount<TwoSlots>>);
     must_fail("bitlock-relaxed-lock", fork_while_a_child_leaves::<NoPageMapcount<PowerSums>>);
+}
+
+/// One unmaps a page that nobody maps, and is refused, while another maps it.
+fn refused_while_another_maps() {
+    race(
+        PageMapcount::<PowerSums>::partly_mapped,
+        |world| {
+            let error = world.folio().remove_mappings(mm(2), Mapping::pte(0)).map(drop);
+            // Refused for the page, or, once the other has mapped it, for its owner.
+            assert!(error.is_err());
+        },
+        |world| drop(world.folio().add_mappings(mm(1), Mapping::pte(0)).unwrap()),
+        |world| {
+            let folio = world.folio();
+            assert_eq!((folio.page_mappings(0), folio.page_mappings(1)), (Some(1), Some(1)));
+            assert_eq!(folio.pages_mapped(), (2, false));
+        },
+    );
+}
+
+#[test]
+fn a_refused_unmap_while_another_maps_2_threads_3_preemptions() {
+    refused_while_another_maps();
+    must_fail("pages-subtract-then-look", refused_while_another_maps);
 }
 
 /// The last two leave at the same time: one of them frees.

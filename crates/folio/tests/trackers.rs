@@ -357,6 +357,43 @@ fn constant_space_does_not_show_every_wrong_removal() {
     assert_eq!(removed::<Checked>(), Err(MapError::NotTheirs { mm: mm(2), removing: 1, mappings: 30 }));
 }
 
+/// Each removal alone looks possible: two ids go and twice the one half-way between them. The sum of squares grows with
+/// every round, until no ids below 2^31 have such a sum.
+#[test]
+fn wrong_removals_do_not_lead_the_sums_out_of_their_bounds() {
+    let k = 1 << 28;
+    let (high, middle) = (MmId::MAX, mm(1 << 30));
+    let words = CountWords::new();
+    let lent = words.words();
+    PowerSums::add(&lent, mm(1), k).unwrap();
+    PowerSums::add(&lent, high, k).unwrap();
+    let mut refused = 0;
+    for _ in 0..200 {
+        PowerSums::add(&lent, mm(1), k).unwrap();
+        PowerSums::add(&lent, high, k).unwrap();
+        if let Err(error) = PowerSums::remove(&lent, middle, 2 * k) {
+            assert!(matches!(error, MapError::NotTheirs { .. }));
+            refused += 1;
+            PowerSums::remove(&lent, mm(1), k).unwrap();
+            PowerSums::remove(&lent, high, k).unwrap();
+        }
+        let Sums { total, s1, s2 } = PowerSums::state(&lent);
+        assert!(total <= MAX && s1 < 1 << 62 && s2 < 1 << 93, "{total} {s1} {s2}");
+    }
+    assert!(refused > 0);
+}
+
+/// Ids 4 and nine times 1, of which 3 goes twice: T = 8, S1 = 7, S2 = 7, and 7 * 7 <= 8 * 7. No eight ids are so few.
+#[test]
+fn ids_are_not_below_one() {
+    let words = CountWords::new();
+    for (id, count) in [(1, 9), (4, 1)] {
+        PowerSums::add(&words.words(), mm(id), count).unwrap();
+    }
+    let error = MapError::NotTheirs { mm: mm(3), removing: 2, mappings: 10 };
+    refused(&words, || PowerSums::remove(&words.words(), mm(3), 2), error);
+}
+
 #[test]
 fn a_new_folio_is_as_if_it_were_mapped() {
     fn same<T: Tracker, S: PartialEq + core::fmt::Debug>(state: impl Fn(&CountWords) -> S) {

@@ -162,4 +162,23 @@ impl<M: MemMap> Frozen<'_, M> {
         }
         true
     }
+
+    /// Clears `flags` of each frame of `indices`; whether the block has all of them for its own, without which nothing is
+    /// cleared. Frame 0 has the block's own flags.
+    ///
+    /// Cost: one load for each frame, and one store for each that had one of the flags; no atomic read-modify-write.
+    pub fn remove_at(&mut self, indices: Range<u64>, flags: PageFlags) -> bool {
+        if indices.start < indices.end && self.block.own(indices.end - 1).is_none() {
+            return false;
+        }
+        let bits = flags.bits() & PageFlags::all().bits();
+        for page in self.block.each(indices) {
+            let word = page.flags.load(Ordering::Relaxed);
+            if word & bits != 0 {
+                page.written();
+                page.flags.store(word & !bits, Ordering::Relaxed);
+            }
+        }
+        true
+    }
 }
