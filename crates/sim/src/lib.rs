@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Address spaces in a process: what a kernel does with pages, made of the mmkit crates, without a kernel.
+//!
+//! A [`World`] is physical memory: frames with real contents, their descriptors, an allocator, and files. An
+//! [`AddressSpace`] has areas and page tables. Nothing is mapped before it is touched: an access *faults*, and the fault
+//! installs a folio of the order that the area asked for, behind one entry for each page or behind one for all (a PMD).
+//! A fork shares all private pages, read-only, and the first who writes gets a copy, unless it is alone by then. Who is
+//! alone is what `mmkit-folio` knows; the strategy `C` says how.
+//!
+//! There is no hardware in it. An access is [`AddressSpace::read`] or [`AddressSpace::write`], which walk the tables.
+//!
+//! # Example
+//!
+//! ```
+//! use mmkit_addr::{Order, VirtAddr, VirtRange};
+//! use mmkit_folio::{NoPageMapcount, PowerSums};
+//! use mmkit_sim::{Area, World};
+//! use mmkit_sync::atomic::AtomicU64;
+//!
+//! let mut ids = [AtomicU64::new(0)];
+//! let world = World::<NoPageMapcount<PowerSums>>::new(256, &mut ids)?;
+//! let mut parent = world.spawn()?;
+//! let range = VirtRange::new(VirtAddr::new(0x10000), 0x10000).unwrap();
+//! parent.mmap(range, Area::anonymous(Order::new(4).unwrap()))?;
+//! parent.write(range.start(), b"before")?;
+//!
+//! let mut child = parent.fork()?;
+//! child.write(range.start(), b"child!")?;
+//! let mut seen = [0; 6];
+//! parent.read(range.start(), &mut seen)?;
+//! assert_eq!(&seen, b"before");
+//! assert_eq!(world.statistics().copied, 1);
+//!
+//! // Alone again: the parent keeps its pages.
+//! drop(child);
+//! parent.write(range.start(), b"after!")?;
+//! assert_eq!(world.statistics().reused, 1);
+//!
+//! drop(parent);
+//! assert_eq!(world.free_frames(), world.frames());
+//! # Ok::<(), mmkit_sim::Error>(())
+//! ```
+//!
+//! # Threads
+//!
+//! A world is shared by any number of threads. An address space is used by one at a time: its methods take `&mut self`,
+//! which is its lock. Address spaces that share folios meet in the map counts, as on a real machine.
+
+mod arena;
+mod buddy;
+mod contents;
+mod error;
+mod fault;
+mod fork;
+mod huge;
+mod memory;
+mod pin;
+mod runs;
+mod space;
+mod statistics;
+mod table_frames;
+mod vma;
+mod world;
+
+pub use error::Error;
+pub use pin::Pin;
+pub use space::AddressSpace;
+pub use statistics::Statistics;
+pub use vma::{Area, Backing, PMD_ORDER};
+pub use world::{FileId, World};

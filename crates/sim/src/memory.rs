@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Physical memory: frames with contents, their descriptors, and who hands them out.
+
+use std::fmt;
+use std::ptr::NonNull;
+
+use mmkit_addr::{Order, Pfn, PfnRange};
+use mmkit_folio::Mapcounts;
+use mmkit_frame::{AllocError, DirectMap, FrameAllocator, Request};
+use mmkit_page::{Folio, Frozen, MemMap, Page, Place, SliceMap};
+use mmkit_sync::Immovable;
+use parking_lot::Mutex;
+
+use crate::arena::{Arena, BYTES, FIRST, SHIFT};
+use crate::buddy::Lists;
+
+/// A memory map that is also the allocator of its frames, and reaches their bytes.
+///
+/// A folio whose last reference goes ends in [`MemMap::release`], and there on the free lists. So nothing that uses
+/// folios ever gives memory back by hand. Blocks that are handed out through [`FrameAllocator`] (page tables) are
+/// folios with one reference that is kept as a number; they are no compounds.
+///
+/// # Invariant
+///
+/// The type does not leave this crate, and no handle of the kind `Free` leaves this module and `buddy`, which make them under
+/// the lock alone: the rest of the crate maps a `Frozen` or releases it. So while the lists are locked, a block in the state
+/// free is on a list, but for the one in hand.
+pub(crate) struct Memory<C> {
+    // Before the arena, whose descriptors it uses.
+    map: SliceMap<'static, C>,
+    lists: Mutex<Lists>,
+    arena: Arena,
+}
+
+impl<C: Mapcounts> Memory<C> {
+    /// `frames` frames, all free and zero; `None` where this process cannot have as many.
+    pub(crate) fn new(frames: u64) -> Option<Self> {
+        let arena = Arena::new(frames)?;
+        let range = PfnRange::new(Pfn::new(FIRST)?, frames)?;
+        // SAFETY: the arena has a zeroed descriptor for each frame, in one allocation that nobody else accesses and that
+        // outlives the map: both are fields of one value, and the map, which cannot be copied, is never lent for longer
+        // than that value lives.
+        let map = unsafe { SliceMap::from_raw_parts(arena.pages(), range) };
+        let memory = Self { map, lists: Mutex::new(Lists::default()), arena };
+        memory.initialise(range, Place::default()).ok()?;
+        let mut lists = memory.lists.lock();
+        for pfn in (range.start().get()..range.end()).filter_map(Pfn::new) {
+            lists.give_back(&memory, memory.claim(pfn).ok()?);
+        }
+        drop(lists);
+        Some(memory)
+    }
+
+    pub(crate) fn frames(&self) -> u64 {
+        self.arena.frames()
+    }
+
+    pub(crate) fn free_frames(&self) -> u64 {
+        self.lists.lock().frames()
+    }
+
+    /// A block of `order` in the caller's hands, a compound if it has several frames; contents arbitrary.
+    pub(crate) fn take(&self, order: Order) -> Result<Frozen<'_, Self>, AllocError> {
+        let error = AllocError { request: Request::new(order) };
+        let frozen = self.lists.lock().take(self, order).ok_or(error)?;
+        // Not under the lock: it writes a descriptor for each frame.
+        Ok(frozen.prep().unwrap_or_else(|single| single.handle))
+    }
+
+    /// As [`take`](Self::take), and zero.
+    pub(crate) fn take_zeroed(&self, order: Order) -> Result<Frozen<'_, Self>, AllocError> {
+        let frozen = self.take(order)?;
+        // SAFETY: nobody else has seen the block.
+        unsafe { self.zero(frozen.pfn(), order.frames()) };
+        Ok(frozen)
+    }
+
+    /// Writes zeroes over `frames` frames from `pfn` on.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns them, and nobody else accesses them.
+    pub(crate) unsafe fn zero(&self, pfn: Pfn, frames: u64) {
+        let Some(start) = self.arena.frame(pfn) else { return };
+        // SAFETY: frames of a block lie side by side in the arena, and by the caller's promise are its own.
+        unsafe { start.write_bytes(0, (frames * BYTES) as usize) };
+    }
+}
+
+// SAFETY: descriptors are those of the slice map, which is never replaced, so each clause holds because it holds there. What
+// `release` does with a block is its new owner's affair.
+unsafe impl<C: Mapcounts> MemMap for Memory<C> {
+    type Read = Immovable;
+    type Counts = C;
+
+    fn read_side(&self) -> &Immovable {
+        self.map.read_side()
+    }
+
+    #[inline]
+    unsafe fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
+        // SAFETY: the caller is inside the read side of the slice map, which is that of this map.
+        unsafe { self.map.descriptor(pfn) }
+    }
+
+    fn release(&self, frozen: Frozen<'_, Self>) {
+        let home = frozen.map();
+        // Outside of the lock, as in `take`.
+        let frozen = frozen.unprep().unwrap_or_else(|single| single.handle);
+        home.lists.lock().give_back_frozen(home, frozen);
+    }
+}
+
+// SAFETY:
+// * Exclusive: a block is taken off the lists under their lock, and comes back only by `deallocate`; blocks are naturally
+//   aligned by the rules of `Free`.
+// * Ordered: by the lock.
+// * All or nothing: `take` changes nothing where it finds no block.
+// * As asked: `zeroed` is done below; there is one node and one zone, requests for others fail.
+// * Splits change descriptors only. One allocator: it is not `Clone`, and frames lie behind a pointer.
+unsafe impl<C: Mapcounts> FrameAllocator for Memory<C> {
+    fn allocate(&self, request: Request) -> Result<Pfn, AllocError> {
+        let elsewhere = request.strict && request.node != Place::default().node;
+        if elsewhere || request.zone.is_some_and(|zone| zone != Place::default().zone) {
+            return Err(AllocError { request });
+        }
+        let frozen = self.lists.lock().take(self, request.order).ok_or(AllocError { request })?;
+        if request.zeroed {
+            // SAFETY: just taken, and nobody else has seen it.
+            unsafe { self.zero(frozen.pfn(), request.order.frames()) };
+        }
+        Ok(frozen.into_folio().into_raw())
+    }
+
+    unsafe fn deallocate(&self, pfn: Pfn, _: Order) {
+        // SAFETY: `allocate` or `split` kept one reference of the block with `into_raw`, and the caller gives it back once.
+        drop(unsafe { Folio::from_raw(self, pfn) });
+    }
+
+    unsafe fn split(&self, pfn: Pfn, _: Order, to: Order) {
+        // SAFETY: as for `deallocate`; the caller owns the block.
+        let Some(mut folio) = (unsafe { Folio::from_raw(self, pfn) }) else { return };
+        // Nobody keeps a second reference on such a block; somebody may be looking at it.
+        let frozen = loop {
+            match folio.freeze() {
+                Ok(frozen) => break frozen,
+                Err(held) => folio = held,
+            }
+            std::thread::yield_now();
+        };
+        let _lists = self.lists.lock();
+        let mut parts = vec![frozen.into_free()];
+        while let Some(free) = parts.pop() {
+            if free.order() <= to {
+                let _kept = free.allocate().into_folio().into_raw();
+                continue;
+            }
+            match free.split() {
+                Ok((low, high)) => parts.extend([low, high]),
+                // Not a compound and not a single frame: it can be split.
+                Err(refused) => drop(refused.handle.allocate().into_folio().into_raw()),
+            }
+        }
+    }
+}
+
+// SAFETY: frames are disjoint, aligned pieces of an allocation that lives as long as the memory, does not move with it, and
+// was zeroed, so is initialised.
+unsafe impl<C: Mapcounts> DirectMap for Memory<C> {
+    fn base_shift(&self) -> u32 {
+        SHIFT
+    }
+
+    #[inline]
+    fn frame(&self, pfn: Pfn) -> Option<NonNull<u8>> {
+        self.arena.frame(pfn)
+    }
+}
+
+impl<C: Mapcounts> fmt::Debug for Memory<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memory").field("frames", &self.frames()).field("free", &self.free_frames()).finish()
+    }
+}
