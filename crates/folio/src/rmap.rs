@@ -19,7 +19,9 @@ use crate::{cow, exclusive, pages, query};
 /// mappings hand them out as [`References`]. So the folio stays for as long as somebody maps it, with or without
 /// handles.
 ///
-/// A batch belongs to one address space and one kind of entry. An error leaves every count as it was.
+/// A batch belongs to one address space and one kind of entry. An error leaves every count as it was. (Counts of single pages and
+/// of the whole folio are taken before the tracker can refuse, and put back: beside a call that unmaps what is not its own,
+/// a correct one may be refused meanwhile.)
 ///
 /// Two address spaces may map and unmap the same folio at the same time. For one address space the caller's page table
 /// lock orders the calls.
@@ -42,6 +44,9 @@ pub trait Rmap<'m, M: MemMap<Counts: Mapcounts>>: Sealed {
     fn add_mappings(&self, mm: MmId, mapping: Mapping) -> Result<Account, MapError>;
 
     /// Uncounts `mapping` for `mm`, and returns its references. Linux: `folio_remove_rmap_ptes` and its kin.
+    ///
+    /// Exclusive flags stay. Whoever unmaps a page to find it again later, for swap or migration, clears its flag if others
+    /// may map it then.
     ///
     /// # Errors
     ///
