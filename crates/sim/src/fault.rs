@@ -76,7 +76,8 @@ impl<'w, C: Mapcounts> AddressSpace<'w, C> {
         huge: bool,
         prot: Prot,
     ) -> Result<(), Error> {
-        let run = Run { start, pages: frozen.order().frames(), head: frozen.pfn(), index: 0, prot, huge };
+        let pages = frozen.order().frames();
+        let run = Run { start, pages, head: frozen.pfn(), index: 0, prot, huge, room: pages };
         self.count_new(frozen, run.mapping())?;
         self.tables.map(run.range(), run.entries(prot)).or_else(|error| {
             self.uncount(run.head, run.mapping())?;
@@ -114,7 +115,8 @@ impl<'w, C: Mapcounts> AddressSpace<'w, C> {
         let entire = order == PMD_ORDER && end - start == PMD_BYTES && start.is_multiple_of(PMD_BYTES);
         let index = index - ((page - start) >> SHIFT);
         let pages = (end - start) >> SHIFT;
-        let run = Run { start, pages, head, index, prot, huge: vma.area.huge && entire };
+        let room = order.frames() - index;
+        let run = Run { start, pages, head, index, prot, huge: vma.area.huge && entire, room };
         let account = self.world.folio(head)?.add_mappings(self.mm, run.mapping())?;
         self.world.counters.account(account);
         self.tables.map(run.range(), run.entries(prot)).or_else(|error| {

@@ -47,6 +47,7 @@
 //! which is its lock. Address spaces that share folios meet in the map counts, as on a real machine.
 
 mod arena;
+mod audit;
 mod buddy;
 mod contents;
 mod error;
@@ -62,6 +63,7 @@ mod table_frames;
 mod vma;
 mod world;
 
+pub use audit::{Audit, Discrepancy, FolioInfo, PageInfo};
 pub use error::Error;
 pub use pin::Pin;
 pub use space::AddressSpace;

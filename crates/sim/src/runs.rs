@@ -3,7 +3,7 @@
 
 use mmkit_addr::{Level, Pfn, VirtAddr, VirtRange};
 use mmkit_folio::{Mapcounts, Mapping, Rmap};
-use mmkit_page::MemMap;
+use mmkit_page::{MemMap, State};
 use mmkit_pgtable::{Backing, Mapping as Entries, Prot, Slot, Target};
 
 use crate::arena::{BYTES, SHIFT};
@@ -25,6 +25,8 @@ pub(crate) struct Run {
     pub(crate) index: u64,
     pub(crate) prot: Prot,
     pub(crate) huge: bool,
+    /// Pages that the folio has from the first on.
+    pub(crate) room: u64,
 }
 
 impl Run {
@@ -51,14 +53,15 @@ impl Run {
         Entries::new(Backing::Run(self.pfn()), prot).at_level(level)
     }
 
-    /// Takes `next` in, if that makes one run.
-    fn extend(&mut self, next: &Run) -> bool {
-        let follows = self.end() == next.start && self.index + self.pages == next.index;
-        let same = self.head == next.head && self.prot == next.prot && !self.huge && !next.huge;
-        if follows && same {
-            self.pages += next.pages;
-        }
-        follows && same
+    /// Takes one more page in, if it goes on where the run ends, in the same folio.
+    ///
+    /// It asks the run alone: looking at the page's descriptor would cost a cache line for each page of a batch.
+    #[inline]
+    fn extend(&mut self, va: u64, pfn: Pfn, prot: Prot) -> bool {
+        let follows = self.end() == va && self.pfn().get() + self.pages == pfn.get();
+        let fits = follows && self.pages < self.room && self.prot == prot && !self.huge;
+        self.pages += u64::from(fits);
+        fits
     }
 }
 
@@ -74,19 +77,20 @@ impl<C: Mapcounts> AddressSpace<'_, C> {
         let mut runs: Vec<Run> = Vec::new();
         self.tables.read().visit(range(start, end), |entry| {
             let Slot::Present(Target::Leaf { pfn, prot }) = entry.slot else { return };
-            // A mapped folio keeps its head.
-            let head = self.world.memory.head(pfn).unwrap_or(pfn);
-            let next = Run {
-                start: entry.range.start().get(),
-                pages: entry.range.bytes() >> SHIFT,
-                head,
-                index: pfn.get() - head.get(),
-                prot,
-                huge: entry.level == PMD,
-            };
-            if !runs.last_mut().is_some_and(|last| last.extend(&next)) {
-                runs.push(next);
+            let (start, huge) = (entry.range.start().get(), entry.level == PMD);
+            if !huge && runs.last_mut().is_some_and(|last| last.extend(start, pfn, prot)) {
+                return;
             }
+            // A mapped folio keeps its head and its order.
+            let reader = self.world.memory.enter();
+            let head = self.world.memory.head(pfn).unwrap_or(pfn);
+            let index = pfn.get() - head.get();
+            let frames = match reader.page(head).map(|page| page.state()) {
+                Some(State::Held { order, .. }) => order.frames(),
+                _ => index + 1,
+            };
+            let (pages, room) = (entry.range.bytes() >> SHIFT, frames - index);
+            runs.push(Run { start, pages, head, index, prot, huge, room });
         })?;
         Ok(runs)
     }

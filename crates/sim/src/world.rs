@@ -139,6 +139,11 @@ impl<'i, C: Mapcounts> World<'i, C> {
         Ok((head, *order, page & (order.frames() - 1)))
     }
 
+    /// Heads of the folios of all files.
+    pub(crate) fn file_heads(&self) -> Vec<Pfn> {
+        self.files.lock().iter().flat_map(|file| file.heads.iter().copied()).collect()
+    }
+
     /// The folio of a frame, with a reference of the caller's own.
     pub(crate) fn folio(&self, pfn: Pfn) -> Result<Folio<'_, Memory<C>>, Error> {
         self.memory.try_get(pfn).map_err(|error| Error::Counts(MapError::References(error)))
