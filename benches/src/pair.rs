@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Paired timing: two pieces of work in turn, in one run, on the same machine state.
+//! Paired timing: two pieces of work in turn, in one run, on the same machine state. Times are processor times.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::clock::ThreadTime;
 
 /// How long and how often to measure.
 #[derive(Clone, Copy, Debug)]
@@ -71,11 +73,11 @@ fn repeats(effort: Effort, side: &mut impl FnMut()) -> u64 {
 }
 
 fn time(repeat: u64, side: &mut impl FnMut()) -> f64 {
-    let start = Instant::now();
+    let start = ThreadTime::now();
     for _ in 0..repeat {
         side();
     }
-    start.elapsed().as_secs_f64()
+    start.elapsed_ns() * 1e-9
 }
 
 /// The value below which `part` of `values` lie. Sorts them.

@@ -17,5 +17,8 @@ pub(crate) fn run(flags: &BenchFlags) -> Result<ExitCode, String> {
     if flags.json {
         command.arg("--json");
     }
+    if let Some(path) = &flags.svg {
+        command.arg("--svg").arg(path);
+    }
     cargo::hand_over(command)
 }

@@ -10,7 +10,7 @@ use mmkit_page::Words;
 use mmkit_sync::atomic::Ordering;
 
 use crate::tracker::{compare, sealed};
-use crate::words::{MAX, TOTAL};
+use crate::words::{MAX, TOTAL, one_entire_fewer, one_more_entire};
 use crate::{MapError, MmId, Tracker, Why};
 
 /// Counts the mappings of each address space by itself, in a table beside the descriptors: the oracle of tests. Feature
@@ -75,6 +75,32 @@ fn take(counts: &mut BTreeMap<MmId, u32>, mm: MmId, count: u32) -> Result<u32, M
     }
 }
 
+fn add(table: &mut Table, words: &Words<'_>, mm: MmId, count: u32) -> Result<u32, MapError> {
+    if count == 0 {
+        return Err(MapError::Empty);
+    }
+    let counts = entry(table, words);
+    let mappings = total(counts);
+    if count > MAX || mappings > MAX - count {
+        return Err(MapError::Overflow { mappings, adding: count.into() });
+    }
+    *counts.entry(mm).or_default() += count;
+    words.half[TOTAL].store(mappings + count, Ordering::Relaxed);
+    Ok(mappings + count)
+}
+
+fn remove(table: &mut Table, words: &Words<'_>, mm: MmId, count: u32) -> Result<u32, MapError> {
+    if count == 0 {
+        return Err(MapError::Empty);
+    }
+    let left = take(entry(table, words), mm, count)?;
+    words.half[TOTAL].store(left, Ordering::Relaxed);
+    if left == 0 {
+        table.remove(&key(words));
+    }
+    Ok(left)
+}
+
 impl sealed::Sealed for Checked {}
 
 impl Tracker for Checked {
@@ -88,44 +114,31 @@ impl Tracker for Checked {
     }
 
     fn add(words: &Words<'_>, mm: MmId, count: u32) -> Result<u32, MapError> {
-        if count == 0 {
-            return Err(MapError::Empty);
-        }
-        let mut table = table();
-        let counts = entry(&mut table, words);
-        let mappings = total(counts);
-        if count > MAX || mappings > MAX - count {
-            return Err(MapError::Overflow { mappings, adding: count.into() });
-        }
-        *counts.entry(mm).or_default() += count;
-        words.half[TOTAL].store(mappings + count, Ordering::Relaxed);
-        Ok(mappings + count)
+        add(&mut table(), words, mm, count)
     }
 
     fn remove(words: &Words<'_>, mm: MmId, count: u32) -> Result<u32, MapError> {
-        if count == 0 {
-            return Err(MapError::Empty);
-        }
-        let mut table = table();
-        let left = take(entry(&mut table, words), mm, count)?;
-        words.half[TOTAL].store(left, Ordering::Relaxed);
-        if left == 0 {
-            table.remove(&key(words));
-        }
-        Ok(left)
+        remove(&mut table(), words, mm, count)
     }
 
-    fn replace(words: &Words<'_>, mm: MmId, adding: u32, removing: u32) -> Result<u32, MapError> {
+    fn add_entire(words: &Words<'_>, mm: MmId) -> Result<(u32, bool), MapError> {
         let mut table = table();
-        let counts = entry(&mut table, words);
-        let mappings = total(counts);
-        if adding > MAX || mappings > MAX - adding {
-            return Err(MapError::Overflow { mappings, adding: adding.into() });
-        }
-        let left = take(counts, mm, removing)?;
-        *counts.entry(mm).or_default() += adding;
-        words.half[TOTAL].store(left + adding, Ordering::Relaxed);
-        Ok(left + adding)
+        one_more_entire(words, || add(&mut table, words, mm, 1))
+    }
+
+    fn remove_entire(words: &Words<'_>, mm: MmId) -> Result<(u32, bool), MapError> {
+        let mut table = table();
+        one_entire_fewer(words, || remove(&mut table, words, mm, 1))
+    }
+
+    fn remap(words: &Words<'_>, mm: MmId, adding: u32) -> Result<(u32, bool), MapError> {
+        let mut table = table();
+        one_entire_fewer(words, || {
+            // What is removed must have been there before.
+            take(&mut entry(&mut table, words).clone(), mm, 1)?;
+            add(&mut table, words, mm, adding)?;
+            remove(&mut table, words, mm, 1)
+        })
     }
 
     fn maybe_mapped_shared(words: &Words<'_>) -> bool {

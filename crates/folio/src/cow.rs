@@ -6,9 +6,9 @@ use mmkit_page::{Folio, MemMap};
 use mmkit_sync::atomic::{Ordering, fence};
 use mmkit_sync::mutant;
 
-use crate::shape::{Batch, counts};
+use crate::shape::{Batch, Counts};
 use crate::tracker::compare;
-use crate::words::TOTAL;
+use crate::words::{ENTIRE, TOTAL};
 use crate::{Kind, MapError, Mapcounts, Mapping, Rmap, Tracker, exclusive};
 
 /// What a write to an anonymous page that is mapped read-only leads to. Linux: `do_wp_page`,
@@ -51,7 +51,6 @@ pub enum Why {
 fn references<M: MemMap>(folio: &Folio<'_, M>) -> u32 {
     let count = folio.count();
     // Acquire: pairs with the Release with which references are given back. A reader whose reference is gone has read.
-    // (Looking up the descriptor fences too, as it happens; this does not count on it.)
     fence(Ordering::Acquire);
     count
 }
@@ -64,14 +63,17 @@ where
     if index >= order.frames() {
         return Err(MapError::PastEnd { first: index, count: 1, pages: order.frames() });
     }
-    let words = counts(folio)?;
+    let words = Counts::of(folio)?.words;
     if folio.kind() == Kind::File {
         return Ok(Cow::Copy(Why::File));
+    }
+    let peek = || words.half[TOTAL].load(Ordering::Relaxed);
+    if peek() == 0 {
+        return Err(MapError::PageNotMapped { index });
     }
     if exclusive::is(folio, index) {
         return Ok(Cow::Exclusive);
     }
-    let peek = || words.half[TOTAL].load(Ordering::Relaxed);
     let decided = if order == Order::ZERO {
         sole_mapping(peek(), held, || references(folio))
     } else if peek() <= 1 {
@@ -104,10 +106,12 @@ pub(crate) fn entire<M>(folio: &Folio<'_, M>, held: u32) -> Result<Cow, MapError
 where
     M: MemMap<Counts: Mapcounts>,
 {
-    let batch = Batch::new::<M::Counts>(folio.order(), folio.has_shared_tails(), Mapping::Pmd)?;
-    let words = counts(folio)?;
+    let (Counts { words, .. }, batch) = Counts::for_batch(folio, Mapping::Pmd)?;
     if folio.kind() == Kind::File {
         return Ok(Cow::Copy(Why::File));
+    }
+    if words.half[ENTIRE].load(Ordering::Relaxed) == 0 {
+        return Err(MapError::EntireNotMapped);
     }
     if exclusive::is(folio, 0) {
         return Ok(Cow::Exclusive);
@@ -121,8 +125,8 @@ where
     })
 }
 
-/// Whether the caller's mapping is the only one, and its reference the only one but `held`. Nobody else can map the
-/// folio then, so that there is nothing to lock.
+/// Whether the caller's mapping, of `total`, is the only one, and its reference the only one but `held`. Nobody else can
+/// map the folio then, so that there is nothing to lock.
 fn sole_mapping(total: u32, held: u32, references: impl FnOnce() -> u32) -> Result<(), Why> {
     if total > 1 { Err(Why::Shared) } else { compare(1, held, references()) }
 }

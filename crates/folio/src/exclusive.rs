@@ -10,8 +10,9 @@ use crate::shape::Batch;
 const FLAG: PageFlags = PageFlags::ANON_EXCLUSIVE;
 
 /// The descriptors that hold the flags of a batch.
+#[inline]
 fn holders<M: MemMap>(folio: &Folio<'_, M>, batch: Batch) -> Range<u64> {
-    if folio.has_shared_tails() { 0..1 } else { batch.first..batch.first + batch.flagged }
+    if folio.has_shared_tails() { 0..1 } else { batch.pages() }
 }
 
 #[inline]
@@ -20,27 +21,21 @@ pub(crate) fn is<M: MemMap>(folio: &Folio<'_, M>, index: u64) -> bool {
     index < folio.order().frames() && folio.flags_at(holder).is_some_and(|flags| flags.contains(FLAG))
 }
 
-/// The first exclusive page of the batch.
+/// The first exclusive page of the batch. Cost: one load for each page up to there.
+#[inline]
 pub(crate) fn first<M: MemMap>(folio: &Folio<'_, M>, batch: Batch) -> Option<u64> {
-    let holder = holders(folio, batch)
-        .find(|&index| folio.flags_at(index).is_some_and(|flags| flags.contains(FLAG)))?;
-    Some(holder.max(batch.first))
+    Some(folio.find_at(holders(folio, batch), FLAG)?.max(batch.first))
 }
 
-/// No page of the batch is exclusive any more. Cost: one atomic for each that was.
+/// No page of the batch is exclusive any more. Cost: one load for each, and one atomic for each that was.
+#[inline]
 pub(crate) fn clear<M: MemMap>(folio: &Folio<'_, M>, batch: Batch) {
-    for index in holders(folio, batch) {
-        if folio.flags_at(index).is_some_and(|flags| flags.contains(FLAG)) {
-            folio.remove_at(index, FLAG);
-        }
-    }
+    // The holders are the folio's own descriptors.
+    let _all = folio.remove_at(holders(folio, batch), FLAG);
 }
 
-/// Every page of the batch is exclusive. Cost: one atomic for each that was not.
+/// Every page of the batch is exclusive. Cost: one load for each, and one atomic for each that was not.
 pub(crate) fn set<M: MemMap>(folio: &Folio<'_, M>, batch: Batch) {
-    for index in holders(folio, batch) {
-        if !folio.flags_at(index).is_some_and(|flags| flags.contains(FLAG)) {
-            folio.insert_at(index, FLAG);
-        }
-    }
+    // As above.
+    let _all = folio.insert_at(holders(folio, batch), FLAG);
 }

@@ -7,7 +7,8 @@ use mmkit_addr::Order;
 use mmkit_page::{Frozen, MemMap, PageFlags};
 use mmkit_sync::atomic::Ordering;
 
-use crate::shape::{Batch, fresh_counts};
+use crate::pages::Pages;
+use crate::shape::{Batch, Counts};
 use crate::words::{ENTIRE, PAGES_MAPPED, TOTAL};
 use crate::{Account, ENTIRELY_MAPPED, Kind, MapError, Mapcounts, Mapping, MmId, Tracker};
 
@@ -35,7 +36,7 @@ where
         Err(error) => return Err(NotMapped { frozen, error }),
     };
     // The head alone where the other descriptors are shared.
-    let range = if frozen.has_shared_tails() { 0..1 } else { batch.first..batch.first + batch.flagged };
+    let range = if frozen.has_shared_tails() { 0..1 } else { batch.pages() };
     // A block that comes from its last holder, and not from its allocator, may have flags of its former life.
     frozen.remove_at(0..1, PageFlags::PARTIALLY_MAPPED);
     if !frozen.has_shared_tails() && !mapping.is_entire() {
@@ -69,8 +70,7 @@ where
 {
     type Of<M> = <<M as MemMap>::Counts as Mapcounts>::Tracker;
     let order = frozen.order();
-    let batch = Batch::new::<M::Counts>(order, frozen.has_shared_tails(), mapping)?;
-    let words = fresh_counts(frozen)?;
+    let (Counts { at, words }, batch) = Counts::fresh(frozen, mapping)?;
     if order == Order::ZERO {
         words.half[TOTAL].store(1, Ordering::Relaxed);
         Of::<M>::single_added(&words, mm, 1);
@@ -81,12 +81,7 @@ where
         let mapped = if mapping.is_entire() {
             ENTIRELY_MAPPED
         } else {
-            let range = batch.first..batch.first + batch.flagged;
-            // SAFETY: this crate keeps the counts of every map whose `Counts` is one of its strategies.
-            let words = unsafe { frozen.words_of(range.clone()) }.ok_or(MapError::SharedTails { order })?;
-            for (index, words) in range.zip(words) {
-                crate::pages::start::<Of<M>>(index, &words);
-            }
+            Pages::of(at, batch.pages())?.start::<Of<M>>();
             batch.mappings
         };
         words.half[PAGES_MAPPED].store(mapped, Ordering::Relaxed);

@@ -11,7 +11,8 @@ use crate::MmId;
 /// An allocator of [`MmId`]s: one bit for each, in memory of the caller's. Linux: the `mm_id` ida.
 ///
 /// Any number of threads may use it at once. An id that was given back is given out again, so it must be given back
-/// only after the *last* mapping that was counted under it is gone; see [`MmIdGuard`].
+/// only after the *last* mapping that was counted under it is gone. Only its [guard](MmIdGuard) gives an id back, by being
+/// dropped: while there is a guard, nobody else gets the id.
 ///
 /// ```
 /// use mmkit_folio::MmIds;
@@ -88,28 +89,18 @@ impl<'a> MmIds<'a> {
         Err(IdsExhausted { capacity })
     }
 
-    /// Gives back an id that was kept with [`MmIdGuard::keep`].
-    ///
-    /// # Errors
-    ///
-    /// [`NotTaken`], with nothing changed.
-    pub fn give_back(&self, id: MmId) -> Result<(), NotTaken> {
-        if self.clear(id) { Ok(()) } else { Err(NotTaken { id }) }
-    }
-
-    /// Clears the bit of `id`; whether it was set.
-    fn clear(&self, id: MmId) -> bool {
+    /// Clears the bit of an id whose guard goes. Guards alone give ids back, each its own, once.
+    fn clear(&self, id: MmId) {
         let bit = u64::from(id.get() - 1);
-        let Some(word) = self.taken.get((bit / 64) as usize) else { return false };
-        let mask = 1 << (bit % 64);
+        let Some(word) = self.taken.get((bit / 64) as usize) else { return };
+        let mask: u64 = 1 << (bit % 64);
         // Release: pairs with the Acquire of `take`.
         let order = mutant!("ids-give-back-relaxed", Ordering::Release, Ordering::Relaxed);
-        let before = mutant!("ids-give-back-store", word.fetch_and(!mask, order), {
+        mutant!("ids-give-back-store", word.fetch_and(!mask, order), {
             let before = word.load(Ordering::Relaxed);
             word.store(before & !mask, order);
             before
         });
-        before & mask != 0
     }
 }
 
@@ -147,8 +138,7 @@ impl MmIdGuard<'_> {
         self.id
     }
 
-    /// Forgets the guard and keeps the id, until [`MmIds::give_back`].
-    #[must_use = "the id stays taken"]
+    /// Keeps the id for good: it is never given out again. For an address space whose mappings could not all be removed.
     pub fn keep(self) -> MmId {
         core::mem::ManuallyDrop::new(self).id
     }
@@ -180,18 +170,3 @@ impl fmt::Display for IdsExhausted {
 }
 
 impl core::error::Error for IdsExhausted {}
-
-/// The id was not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotTaken {
-    /// The id.
-    pub id: MmId,
-}
-
-impl fmt::Display for NotTaken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} was given back, but is not taken", self.id)
-    }
-}
-
-impl core::error::Error for NotTaken {}

@@ -46,7 +46,7 @@
 //!
 //! After a fork, parent and child map the same pages read-only. Who writes first faults, and gets a copy, unless it is
 //! alone by then: [`Rmap::write_fault`] decides. A page that is known to be its writer's is *exclusive*, a flag
-//! that only a fork takes away. Where the folio's descriptors are shared, one flag stands for all of its pages.
+//! that only a fork takes away, and the way to swap ([`Rmap::try_share`]). Where the folio's descriptors are shared, one flag stands for all of its pages.
 //!
 //! # Example
 //!
@@ -103,6 +103,7 @@
 
 #[cfg(feature = "test-util")]
 mod checked;
+mod count;
 mod cow;
 mod error;
 mod exclusive;
@@ -126,7 +127,7 @@ pub use checked::Checked;
 pub use cow::{Cow, Why};
 pub use error::MapError;
 pub use fresh::{NotMapped, map_new_anon};
-pub use ids::{IdsExhausted, MmIdGuard, MmIds, NotTaken};
+pub use ids::{IdsExhausted, MmIdGuard, MmIds};
 pub use mapping::{Account, Kind, Mapping, Unmapped};
 pub use mm_id::MmId;
 pub use pages::ENTIRELY_MAPPED;

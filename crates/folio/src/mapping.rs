@@ -8,6 +8,11 @@ use mmkit_page::MemMap;
 use crate::References;
 
 /// Which entries of one address space a batch consists of.
+///
+/// A folio has the size of at most one level above PTEs, so the entries that map all of it are PMDs or they are PUDs, in every
+/// address space. Both are counted in one number, E; which of them a batch consists of decides about
+/// [`Account::pmd_mapped`] alone. A caller who mixes the two for one folio gets a sum of `pmd_mapped` that follows the
+/// first and the last such entry, whatever those were; every other count stays right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mapping {
     /// `count` entries of the last level, which map the folio's pages from page `first` on, one each.

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Map counts of single pages, and how many pages are mapped.
 
-use core::cell::Cell;
-use core::ops::{ControlFlow, Range};
+use core::ops::Range;
 
-use mmkit_page::{Folio, MemMap, Words};
-use mmkit_sync::atomic::Ordering;
+use mmkit_page::{Descriptors, MemMap, OwnWords, Words};
+use mmkit_sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use mmkit_sync::mutant;
 
-use crate::words::{ENTIRE, PAGES_MAPPED, TOTAL, take_from, take_one_wide};
-use crate::{MapError, Mapcounts, Tracker};
+use crate::words::{PAGES_MAPPED, TOTAL};
+use crate::{MapError, Tracker};
 
 /// Added to the number of pages mapped while an entry maps the whole folio. So one atomic addition changes either and
 /// tells about both. Linux: `ENTIRELY_MAPPED`.
@@ -24,117 +23,123 @@ pub(crate) fn read<T: Tracker>(index: u64, words: &Words<'_>) -> u32 {
     }
 }
 
-/// The words of each page of `pages`. Whether the folio has them was checked when the batch was made.
-#[inline]
-fn words_of<'f, M>(
-    folio: &'f Folio<'_, M>,
-    pages: Range<u64>,
-) -> Result<impl Iterator<Item = Words<'f>>, MapError>
-where
-    M: MemMap<Counts: Mapcounts>,
-{
-    // SAFETY: this crate keeps the counts of every map whose `Counts` is one of its strategies.
-    let words = unsafe { folio.words_of(pages) };
-    words.ok_or(MapError::SharedTails { order: folio.order() })
+/// The pages of a batch, each with its words.
+pub(crate) struct Pages<'f, 'm, M: MemMap> {
+    first: u64,
+    each: OwnWords<'f, 'm, M>,
 }
 
-/// Calls `each` with the words of each page of `pages` whose count is in its own descriptor, and `one` with those of
-/// page 1, in order; stops where they do.
-#[inline]
-fn visit<M>(
-    folio: &Folio<'_, M>,
-    pages: Range<u64>,
-    mut each: impl FnMut(&Words<'_>) -> ControlFlow<()>,
-    one: impl FnOnce(&Words<'_>) -> ControlFlow<()>,
-) -> Result<ControlFlow<()>, MapError>
-where
-    M: MemMap<Counts: Mapcounts>,
-{
-    if pages.contains(&0) && words_of(folio, 0..1)?.try_for_each(|words| each(&words)).is_break() {
-        return Ok(ControlFlow::Break(()));
+impl<'f, 'm, M: MemMap> Pages<'f, 'm, M> {
+    /// `pages` of a folio. Whether it has them was checked when the batch was made.
+    #[inline]
+    pub(crate) fn of(at: Descriptors<'f, 'm, M>, pages: Range<u64>) -> Result<Self, MapError> {
+        let first = pages.start;
+        let each = at.words_of(pages).ok_or(MapError::SharedTails { order: at.order() })?;
+        Ok(Self { first, each })
     }
-    if pages.contains(&1)
-        && let Some(words) = words_of(folio, 1..2)?.next()
-        && one(&words).is_break()
-    {
-        return Ok(ControlFlow::Break(()));
+
+    /// Calls `narrow` with the count of each page, in order, but `wide` with page 1's: it is in another word, of another
+    /// size.
+    #[inline]
+    fn for_each(self, mut narrow: impl FnMut(&AtomicU32), wide: impl FnOnce(&[AtomicU64; 4])) {
+        let mut each = self.each;
+        if self.first == 0
+            && let Some(words) = each.next()
+        {
+            narrow(&words.half[TOTAL]);
+        }
+        if self.first <= 1
+            && let Some(words) = each.next()
+        {
+            wide(words.word);
+        }
+        each.for_each(|words| narrow(&words.half[TOTAL]));
     }
-    let rest = pages.start.max(2)..pages.end.max(2);
-    Ok(words_of(folio, rest)?.try_for_each(|words| each(&words)))
-}
 
-/// One more mapping of each page of `pages`; how many had none.
-#[inline]
-pub(crate) fn map<T: Tracker, M>(folio: &Folio<'_, M>, pages: Range<u64>) -> Result<u32, MapError>
-where
-    M: MemMap<Counts: Mapcounts>,
-{
-    let first = Cell::new(0);
-    let note = |was_unmapped: bool| {
-        first.set(first.get() + u32::from(was_unmapped));
-        ControlFlow::Continue(())
-    };
-    let _ = visit(
-        folio,
-        pages,
-        |words| note(words.half[TOTAL].fetch_add(1, Ordering::Relaxed) == 0),
-        |words| note(words.word[T::SPARE_WORD].fetch_add(1, Ordering::Relaxed) == 0),
-    )?;
-    Ok(first.get())
-}
+    /// One mapping of each, of a folio that nobody sees.
+    pub(crate) fn start<T: Tracker>(self) {
+        self.for_each(
+            |count| count.store(1, Ordering::Relaxed),
+            |word| word[T::SPARE_WORD].store(1, Ordering::Relaxed),
+        );
+    }
 
-/// One mapping fewer of each page of `pages`; how many have none left. If one has none to lose, nothing is changed.
-#[inline]
-pub(crate) fn unmap<T: Tracker, M>(folio: &Folio<'_, M>, pages: Range<u64>) -> Result<u32, MapError>
-where
-    M: MemMap<Counts: Mapcounts>,
-{
-    let (last, done) = (Cell::new(0), Cell::new(0));
-    let note = |left: Option<u64>| {
-        let Some(left) = left else { return ControlFlow::Break(()) };
-        last.set(last.get() + u32::from(left == 0));
-        done.set(done.get() + 1);
-        ControlFlow::Continue(())
-    };
-    // A count of 0 is not touched: whoever maps the page at this moment must see that it is the first.
-    let visited = visit(
-        folio,
-        pages.clone(),
-        |words| {
-            let count = &words.half[TOTAL];
-            note(mutant!("pages-subtract-then-look", take_from(count, 1).ok().map(u64::from), {
-                match count.fetch_sub(1, Ordering::Relaxed) {
-                    0 => {
-                        count.fetch_add(1, Ordering::Relaxed);
-                        None
-                    }
-                    before => Some(u64::from(before - 1)),
+    /// One more mapping of each; how many had none.
+    #[inline]
+    pub(crate) fn map<T: Tracker>(self) -> u32 {
+        let (mut first, mut one) = (0, 0);
+        self.for_each(
+            |count| first += u32::from(count.fetch_add(1, Ordering::Relaxed) == 0),
+            |word| one = u32::from(word[T::SPARE_WORD].fetch_add(1, Ordering::Relaxed) == 0),
+        );
+        first + one
+    }
+
+    /// Whether each has a mapping that it can lose.
+    ///
+    /// This comes before anything is changed: an unmap that is wrong for a page is refused and has not been there, so that
+    /// a right one that meets it finds what it looks for. Cost: loads.
+    pub(crate) fn are_mapped<T: Tracker>(self) -> Result<(), MapError> {
+        let (first, mut index, mut unmapped, mut one) = (self.first, self.first, None, true);
+        self.for_each(
+            |count| {
+                // Page 1 is not among these.
+                index += u64::from(index == 1);
+                if unmapped.is_none() && count.load(Ordering::Relaxed) == 0 {
+                    unmapped = Some(index);
                 }
-            }))
-        },
-        |words| note(take_one_wide(&words.word[T::SPARE_WORD])),
-    )?;
-    if visited.is_break() {
-        let index = pages.start + done.get();
-        undo::<T, M>(folio, pages.start..index, last.get())?;
-        return Err(MapError::PageNotMapped { index });
+                index += 1;
+            },
+            |word| one = word[T::SPARE_WORD].load(Ordering::Relaxed) != 0,
+        );
+        match unmapped {
+            Some(0) => Err(MapError::PageNotMapped { index: 0 }),
+            _ if !one => Err(MapError::PageNotMapped { index: 1 }),
+            Some(index) => Err(MapError::PageNotMapped { index: index.max(first) }),
+            None => Ok(()),
+        }
     }
-    Ok(last.get())
+
+    /// One mapping fewer of each, for mappings that are gone from T. How many have none left, and how many were found with
+    /// none and mapped by somebody since.
+    #[inline]
+    pub(crate) fn unmap<T: Tracker>(self) -> (u32, u32) {
+        let (mut last, mut again) = (0, 0);
+        let (mut last_one, mut again_one) = (0, 0);
+        self.for_each(
+            |count| {
+                let before = count.fetch_sub(1, Ordering::Relaxed);
+                if before <= 1 {
+                    last += before;
+                    if before == 0 {
+                        again += u32::from(below_zero(|| count.fetch_add(1, Ordering::Relaxed) == 0));
+                    }
+                }
+            },
+            |word| {
+                let count = &word[T::SPARE_WORD];
+                let before = count.fetch_sub(1, Ordering::Relaxed);
+                last_one = u32::from(before == 1);
+                if before == 0 {
+                    again_one = u32::from(below_zero(|| count.fetch_add(1, Ordering::Relaxed) == 0));
+                }
+            },
+        );
+        (last + last_one, again + again_one)
+    }
 }
 
-/// Takes back [`unmap`], which found `last` pages without mappings. If others mapped such a page meanwhile, they have
-/// counted it as mapped anew: that is put right.
+/// Two were wrong at a time, and saw each other's mapping: the count, which is below 0 now, does not stay there. Who maps
+/// the page before it is back did not find it unmapped; this does then.
 #[cold]
-pub(crate) fn undo<T: Tracker, M>(folio: &Folio<'_, M>, pages: Range<u64>, last: u32) -> Result<(), MapError>
-where
-    M: MemMap<Counts: Mapcounts>,
-{
-    let first = map::<T, M>(folio, pages)?;
-    let counted = last.saturating_sub(first);
-    if counted > 0 {
-        crate::shape::counts(folio)?.half[PAGES_MAPPED].fetch_sub(counted, Ordering::Relaxed);
-    }
-    Ok(())
+fn below_zero(put_back: impl FnOnce() -> bool) -> bool {
+    mutant!("pages-below-zero", put_back(), false)
+}
+
+/// Pages that are mapped by PTEs.
+#[inline]
+pub(crate) fn mapped(words: &Words<'_>) -> u64 {
+    u64::from(words.half[PAGES_MAPPED].load(Ordering::Relaxed) & (ENTIRELY_MAPPED - 1))
 }
 
 /// `first` more pages are mapped by PTEs; by how many more the folio's pages are mapped at all.
@@ -171,28 +176,4 @@ pub(crate) fn count_not_entire(words: &Words<'_>, pages: i64) -> i64 {
     let now =
         words.half[PAGES_MAPPED].fetch_sub(ENTIRELY_MAPPED, Ordering::Relaxed).wrapping_sub(ENTIRELY_MAPPED);
     if now < ENTIRELY_MAPPED { (pages - i64::from(now)).max(0) } else { 0 }
-}
-
-/// One more entry maps the whole folio; whether it is the first.
-#[inline]
-pub(crate) fn map_entire(words: &Words<'_>) -> bool {
-    words.half[ENTIRE].fetch_add(1, Ordering::Relaxed) == 0
-}
-
-/// One entry fewer maps the whole folio; whether it was the last.
-#[inline]
-pub(crate) fn unmap_entire(words: &Words<'_>) -> Result<bool, MapError> {
-    match take_from(&words.half[ENTIRE], 1) {
-        Ok(left) => Ok(left == 0),
-        Err(_) => Err(MapError::EntireNotMapped),
-    }
-}
-
-/// Page `index`, of a folio that nobody sees, has one mapping.
-pub(crate) fn start<T: Tracker>(index: u64, words: &Words<'_>) {
-    if index == 1 {
-        words.word[T::SPARE_WORD].store(1, Ordering::Relaxed);
-    } else {
-        words.half[TOTAL].store(1, Ordering::Relaxed);
-    }
 }

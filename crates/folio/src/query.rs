@@ -5,7 +5,7 @@ use mmkit_addr::Order;
 use mmkit_page::{Folio, MemMap};
 use mmkit_sync::atomic::Ordering;
 
-use crate::shape::counts;
+use crate::shape::Counts;
 use crate::words::PAGES_MAPPED;
 use crate::{ENTIRELY_MAPPED, Mapcounts, Rmap, pages};
 
@@ -34,8 +34,7 @@ where
     if !<M::Counts as Mapcounts>::PER_PAGE {
         return Some(folio.average_mappings());
     }
-    // SAFETY: this crate keeps the counts of every map whose `Counts` is one of its strategies.
-    let words = unsafe { folio.words(index) }?;
+    let words = Counts::of(folio).ok()?.at.words(index)?;
     let singly = pages::read::<<M::Counts as Mapcounts>::Tracker>(index, &words);
     Some(singly.saturating_add(folio.entire_mappings()))
 }
@@ -47,6 +46,6 @@ where
     if folio.order() == Order::ZERO {
         return (folio.mappings().min(1), false);
     }
-    let count = counts(folio).map_or(0, |words| words.half[PAGES_MAPPED].load(Ordering::Relaxed));
+    let count = Counts::of(folio).map_or(0, |counts| counts.words.half[PAGES_MAPPED].load(Ordering::Relaxed));
     (count & (ENTIRELY_MAPPED - 1), count >= ENTIRELY_MAPPED)
 }

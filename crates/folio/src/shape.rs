@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Where the counts of a folio are, and which batches fit it.
 
+use core::ops::Range;
+
 use mmkit_addr::Order;
-use mmkit_page::{Folio, Frozen, MemMap, Words};
+use mmkit_page::{Descriptors, Folio, Frozen, MemMap, Words};
 
 use crate::words::MAX;
 use crate::{ENTIRELY_MAPPED, MapError, Mapcounts, Mapping};
@@ -19,6 +21,12 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
+    /// The pages.
+    #[inline]
+    pub(crate) fn pages(self) -> Range<u64> {
+        self.first..self.first + self.flagged
+    }
+
     /// # Errors
     ///
     /// Does not fit a folio of `order`, or its pages cannot be counted as `C` says.
@@ -50,25 +58,46 @@ impl Batch {
     }
 }
 
-/// The words that hold the folio's counts: tail 1's, or those of its only descriptor.
-#[inline]
-pub(crate) fn counts<'f, M>(folio: &'f Folio<'_, M>) -> Result<Words<'f>, MapError>
-where
-    M: MemMap<Counts: Mapcounts>,
-{
-    let order = folio.order();
-    // SAFETY: this crate keeps the counts of every map whose `Counts` is one of its strategies.
-    let words = unsafe { folio.words(u64::from(order > Order::ZERO)) };
-    words.ok_or(MapError::NotCompound { order })
+/// Where the counts of a folio are.
+pub(crate) struct Counts<'f, 'm, M: MemMap> {
+    /// All descriptors, and the folio's order.
+    pub(crate) at: Descriptors<'f, 'm, M>,
+    /// The words of the whole folio: tail 1's, or those of its only descriptor.
+    pub(crate) words: Words<'f>,
 }
 
-/// The same words of a folio that nobody sees yet.
-pub(crate) fn fresh_counts<'f, M>(frozen: &'f Frozen<'_, M>) -> Result<Words<'f>, MapError>
-where
-    M: MemMap<Counts: Mapcounts>,
-{
-    let order = frozen.order();
-    // SAFETY: this crate keeps the counts of every map whose `Counts` is one of its strategies.
-    let words = unsafe { frozen.words(u64::from(order > Order::ZERO)) };
-    words.ok_or(MapError::NotCompound { order })
+impl<'f, 'm, M: MemMap<Counts: Mapcounts>> Counts<'f, 'm, M> {
+    #[inline]
+    fn new(at: Descriptors<'f, 'm, M>) -> Result<Self, MapError> {
+        let order = at.order();
+        let words = at.words(u64::from(order > Order::ZERO)).ok_or(MapError::NotCompound { order })?;
+        Ok(Self { at, words })
+    }
+
+    /// The batch that `mapping` is, if it fits.
+    #[inline]
+    fn with(at: Descriptors<'f, 'm, M>, mapping: Mapping) -> Result<(Self, Batch), MapError> {
+        let batch = Batch::new::<M::Counts>(at.order(), at.has_shared_tails(), mapping)?;
+        Ok((Self::new(at)?, batch))
+    }
+
+    /// Those of a folio.
+    #[inline]
+    pub(crate) fn of(folio: &'f Folio<'m, M>) -> Result<Self, MapError> {
+        // SAFETY: this crate keeps the counts of every map whose `Counts` is one of its strategies.
+        Self::new(unsafe { folio.descriptors() })
+    }
+
+    /// Those of a folio for which there is a batch.
+    #[inline]
+    pub(crate) fn for_batch(folio: &'f Folio<'m, M>, mapping: Mapping) -> Result<(Self, Batch), MapError> {
+        // SAFETY: as above.
+        Self::with(unsafe { folio.descriptors() }, mapping)
+    }
+
+    /// Those of a folio that nobody sees yet.
+    pub(crate) fn fresh(frozen: &'f Frozen<'m, M>, mapping: Mapping) -> Result<(Self, Batch), MapError> {
+        // SAFETY: as above.
+        Self::with(unsafe { frozen.descriptors() }, mapping)
+    }
 }

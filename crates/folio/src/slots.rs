@@ -7,7 +7,9 @@ use mmkit_sync::atomic::Ordering;
 use mmkit_sync::mutant;
 
 use crate::tracker::{compare, sealed};
-use crate::words::{MAX, TOTAL};
+#[cfg(mmkit_loom)]
+use crate::words::one_entire_fewer_unlocked;
+use crate::words::{MAX, TOTAL, one_entire_fewer, one_more_entire};
 use crate::{MapError, MmId, Tracker, Why};
 
 /// What two slots know, as a value. [`TwoSlots`] keeps it in a folio's words.
@@ -15,17 +17,34 @@ use crate::{MapError, MmId, Tracker, Why};
 /// A slot is an id and the number of mappings that were counted in it; it is free while both are 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Slots {
-    /// T: mappings, by all.
-    pub total: u32,
+    total: u32,
     /// The address space of each slot, or 0.
-    pub id: [u32; 2],
-    /// Mappings counted in each slot.
-    pub count: [u32; 2],
-    /// Perhaps several address spaces map the folio.
-    pub shared: bool,
+    id: [u32; 2],
+    count: [u32; 2],
+    shared: bool,
 }
 
 impl Slots {
+    /// T: mappings, by all.
+    #[must_use]
+    pub fn total(&self) -> u32 {
+        self.total
+    }
+
+    /// The address space of each slot, and the mappings counted in it.
+    #[must_use]
+    pub fn slots(&self) -> [Option<(MmId, u32)>; 2] {
+        let slot = |at: usize| Some((MmId::new(self.id[at])?, self.count[at]));
+        [slot(0), slot(1)]
+    }
+
+    /// SHARED: perhaps several address spaces map the folio. It may stay set while there is one mapping only;
+    /// [`maybe_mapped_shared`](Self::maybe_mapped_shared) looks at both.
+    #[must_use]
+    pub fn is_marked_shared(&self) -> bool {
+        self.shared
+    }
+
     /// `count` more mappings of `mm`; returns T. `limit` is the highest count of a slot: a slot that would pass it is
     /// given up (the 32-bit form has 2^15; in the 64-bit form T is exhausted first).
     ///
@@ -181,17 +200,17 @@ fn ids(slots: &Slots) -> u64 {
 
 /// Changes the state under the lock; not at all if `change` fails.
 #[inline]
-fn update(
+fn update<R>(
     words: &Words<'_>,
-    change: impl FnOnce(&mut Slots) -> Result<u32, MapError>,
-) -> Result<u32, MapError> {
+    change: impl FnOnce(&mut Slots) -> Result<R, MapError>,
+) -> Result<R, MapError> {
     let mut guard = lock(words).lock();
     let mut slots = load(words, guard.data());
-    let total = change(&mut slots)?;
-    words.half[TOTAL].store(total, Ordering::Relaxed);
+    let result = change(&mut slots)?;
+    words.half[TOTAL].store(slots.total, Ordering::Relaxed);
     words.word[COUNTS].store(u64::from(slots.count[0]) | u64::from(slots.count[1]) << 32, Ordering::Relaxed);
     guard.set_data(ids(&slots));
-    Ok(total)
+    Ok(result)
 }
 
 impl TwoSlots {
@@ -227,12 +246,27 @@ impl Tracker for TwoSlots {
     }
 
     #[inline]
-    fn replace(words: &Words<'_>, mm: MmId, adding: u32, removing: u32) -> Result<u32, MapError> {
+    fn add_entire(words: &Words<'_>, mm: MmId) -> Result<(u32, bool), MapError> {
+        update(words, |slots| one_more_entire(words, || slots.add(mm, 1, MAX)))
+    }
+
+    #[inline]
+    fn remove_entire(words: &Words<'_>, mm: MmId) -> Result<(u32, bool), MapError> {
+        mutant!(
+            "entire-outside-the-lock",
+            update(words, |slots| one_entire_fewer(words, || slots.remove(mm, 1))),
+            one_entire_fewer_unlocked(words, || Self::remove(words, mm, 1))
+        )
+    }
+
+    fn remap(words: &Words<'_>, mm: MmId, adding: u32) -> Result<(u32, bool), MapError> {
         update(words, |slots| {
-            // What is removed must have been there before.
-            { *slots }.remove(mm, removing)?;
-            slots.add(mm, adding, MAX)?;
-            slots.remove(mm, removing)
+            one_entire_fewer(words, || {
+                // What is removed must have been there before.
+                { *slots }.remove(mm, 1)?;
+                slots.add(mm, adding, MAX)?;
+                slots.remove(mm, 1)
+            })
         })
     }
 

@@ -7,7 +7,9 @@ use mmkit_sync::atomic::Ordering;
 use mmkit_sync::mutant;
 
 use crate::tracker::{compare, sealed};
-use crate::words::{MAX, TOTAL};
+#[cfg(mmkit_loom)]
+use crate::words::one_entire_fewer_unlocked;
+use crate::words::{MAX, TOTAL, one_entire_fewer, one_more_entire};
 use crate::{MapError, MmId, Tracker, Why};
 
 /// The sums of the zeroth, first and second powers of the ids of all mappings, as a value. [`PowerSums`] keeps it in a
@@ -17,14 +19,26 @@ use crate::{MapError, MmId, Tracker, Why};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Sums {
     /// T: the number of mappings. Below 2^31.
-    pub total: u32,
+    total: u32,
     /// The sum of the ids. Below 2^62.
-    pub s1: u64,
+    s1: u64,
     /// The sum of the squares of the ids. Below 2^93.
-    pub s2: u128,
+    s2: u128,
 }
 
 impl Sums {
+    /// T: the number of mappings.
+    #[must_use]
+    pub fn total(&self) -> u32 {
+        self.total
+    }
+
+    /// The sum of the ids, and that of their squares.
+    #[must_use]
+    pub fn powers(&self) -> (u64, u128) {
+        (self.s1, self.s2)
+    }
+
     /// `count` more mappings of `mm`; returns T.
     ///
     /// # Errors
@@ -169,15 +183,15 @@ fn store(words: &Words<'_>, sums: &Sums) -> u64 {
 
 /// Changes the sums under the lock; not at all if `change` fails.
 #[inline]
-fn update(
+fn update<R>(
     words: &Words<'_>,
-    change: impl FnOnce(&mut Sums) -> Result<u32, MapError>,
-) -> Result<u32, MapError> {
+    change: impl FnOnce(&mut Sums) -> Result<R, MapError>,
+) -> Result<R, MapError> {
     let mut guard = lock(words).lock();
     let mut sums = load(words, guard.data());
-    let total = change(&mut sums)?;
+    let result = change(&mut sums)?;
     guard.set_data(store(words, &sums));
-    Ok(total)
+    Ok(result)
 }
 
 impl PowerSums {
@@ -213,12 +227,27 @@ impl Tracker for PowerSums {
     }
 
     #[inline]
-    fn replace(words: &Words<'_>, mm: MmId, adding: u32, removing: u32) -> Result<u32, MapError> {
+    fn add_entire(words: &Words<'_>, mm: MmId) -> Result<(u32, bool), MapError> {
+        update(words, |sums| one_more_entire(words, || sums.add(mm, 1)))
+    }
+
+    #[inline]
+    fn remove_entire(words: &Words<'_>, mm: MmId) -> Result<(u32, bool), MapError> {
+        mutant!(
+            "entire-outside-the-lock",
+            update(words, |sums| one_entire_fewer(words, || sums.remove(mm, 1))),
+            one_entire_fewer_unlocked(words, || Self::remove(words, mm, 1))
+        )
+    }
+
+    fn remap(words: &Words<'_>, mm: MmId, adding: u32) -> Result<(u32, bool), MapError> {
         update(words, |sums| {
-            // What is removed must have been there before.
-            { *sums }.remove(mm, removing)?;
-            sums.add(mm, adding)?;
-            sums.remove(mm, removing)
+            one_entire_fewer(words, || {
+                // What is removed must have been there before.
+                { *sums }.remove(mm, 1)?;
+                sums.add(mm, adding)?;
+                sums.remove(mm, 1)
+            })
         })
     }
 

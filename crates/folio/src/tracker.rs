@@ -4,7 +4,7 @@
 use mmkit_page::Words;
 use mmkit_sync::atomic::Ordering;
 
-use crate::words::{MAX, TOTAL, add_to, take_from};
+use crate::words::{ENTIRE, MAX, TOTAL, add_to, add_to_seen, one_entire_fewer_unlocked, take_from_seen};
 use crate::{MapError, MmId, Why};
 
 pub(crate) mod sealed {
@@ -54,15 +54,34 @@ pub trait Tracker: sealed::Sealed + 'static {
     /// Cost: one atomic read-modify-write.
     fn remove(words: &Words<'_>, mm: MmId, count: u32) -> Result<u32, MapError>;
 
-    /// Counts `adding` more mappings of `mm` and `removing` fewer, all at once, and returns T.
+    /// Counts one more mapping of `mm`, by an entry for the whole folio. Returns T, and whether no such entry was there
+    /// before.
     ///
     /// # Errors
     ///
-    /// As for [`add`](Self::add) and [`remove`](Self::remove); the former mappings must be enough for the latter. Nothing is
-    /// changed.
+    /// As for [`add`](Self::add).
     ///
-    /// Cost: one atomic read-modify-write.
-    fn replace(words: &Words<'_>, mm: MmId, adding: u32, removing: u32) -> Result<u32, MapError>;
+    /// Cost: one atomic read-modify-write: E is under the same lock as T. Without a lock two.
+    fn add_entire(words: &Words<'_>, mm: MmId) -> Result<(u32, bool), MapError>;
+
+    /// Counts one mapping of `mm` fewer, by an entry for the whole folio. Returns T, and whether no such entry is left.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError::EntireNotMapped`], and as for [`remove`](Self::remove); nothing is changed.
+    ///
+    /// Cost: as for [`add_entire`](Self::add_entire).
+    fn remove_entire(words: &Words<'_>, mm: MmId) -> Result<(u32, bool), MapError>;
+
+    /// Replaces a mapping of `mm` by an entry for the whole folio by `adding` mappings, all at once. Returns T, and whether no
+    /// such entry is left.
+    ///
+    /// # Errors
+    ///
+    /// As for [`add`](Self::add) and [`remove_entire`](Self::remove_entire); nothing is changed.
+    ///
+    /// Cost: as for [`add_entire`](Self::add_entire).
+    fn remap(words: &Words<'_>, mm: MmId, adding: u32) -> Result<(u32, bool), MapError>;
 
     /// Whether several address spaces may map the folio: a snapshot, without the lock. `false` is certain as of some
     /// moment, `true` may be wrong. Linux: `folio_maybe_mapped_shared`.
@@ -71,7 +90,8 @@ pub trait Tracker: sealed::Sealed + 'static {
     fn maybe_mapped_shared(words: &Words<'_>) -> bool;
 
     /// Whether one address space has all mappings, and those all references but `held`; decided under the lock, so
-    /// that no mapping comes or goes meanwhile. `references` is called at most once.
+    /// that no mapping comes or goes meanwhile. `references` is called at most once, with the lock held: it must not come
+    /// back to this folio's counts, which would wait for that lock for ever, and others wait while it runs.
     ///
     /// # Errors
     ///
@@ -80,6 +100,30 @@ pub trait Tracker: sealed::Sealed + 'static {
 
     /// The address space that has all mappings, if the tracker is sure that there is one. Takes the lock.
     fn sole_owner(words: &Words<'_>) -> Option<MmId>;
+
+    /// What `add_seen` and `remove_seen` may want to know beforehand: a load that follows an atomic waits for it.
+    #[doc(hidden)]
+    #[inline]
+    fn look(words: &Words<'_>) -> u32 {
+        let _ = words;
+        0
+    }
+
+    /// [`add`](Self::add), with what `look` said.
+    #[doc(hidden)]
+    #[inline]
+    fn add_seen(words: &Words<'_>, mm: MmId, count: u32, seen: u32) -> Result<u32, MapError> {
+        let _ = seen;
+        Self::add(words, mm, count)
+    }
+
+    /// [`remove`](Self::remove), with what `look` said.
+    #[doc(hidden)]
+    #[inline]
+    fn remove_seen(words: &Words<'_>, mm: MmId, count: u32, seen: u32) -> Result<u32, MapError> {
+        let _ = seen;
+        Self::remove(words, mm, count)
+    }
 
     /// Told of mappings of a folio of one page, which are counted without a tracker.
     #[doc(hidden)]
@@ -123,40 +167,71 @@ impl Tracker for Untracked {
     }
 
     #[inline]
-    fn add(words: &Words<'_>, _: MmId, count: u32) -> Result<u32, MapError> {
+    fn add(words: &Words<'_>, mm: MmId, count: u32) -> Result<u32, MapError> {
+        Self::add_seen(words, mm, count, Self::look(words))
+    }
+
+    #[inline]
+    fn remove(words: &Words<'_>, mm: MmId, count: u32) -> Result<u32, MapError> {
+        Self::remove_seen(words, mm, count, Self::look(words))
+    }
+
+    #[inline]
+    fn look(words: &Words<'_>) -> u32 {
+        words.half[TOTAL].load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    fn add_seen(words: &Words<'_>, _: MmId, count: u32, seen: u32) -> Result<u32, MapError> {
         if count == 0 {
             return Err(MapError::Empty);
         }
-        add_to(&words.half[TOTAL], count)
+        add_to_seen(&words.half[TOTAL], seen, count)
             .map_err(|mappings| MapError::Overflow { mappings, adding: count.into() })
     }
 
     #[inline]
-    fn remove(words: &Words<'_>, _: MmId, count: u32) -> Result<u32, MapError> {
+    fn remove_seen(words: &Words<'_>, _: MmId, count: u32, seen: u32) -> Result<u32, MapError> {
         if count == 0 {
             return Err(MapError::Empty);
         }
-        take_from(&words.half[TOTAL], count)
+        take_from_seen(&words.half[TOTAL], seen, count)
             .map_err(|mappings| MapError::TooFew { mappings, removing: count })
     }
 
-    fn replace(words: &Words<'_>, _: MmId, adding: u32, removing: u32) -> Result<u32, MapError> {
-        if adding == 0 || removing == 0 {
-            return Err(MapError::Empty);
-        }
-        let count = &words.half[TOTAL];
-        let mut seen = count.load(Ordering::Relaxed);
-        loop {
-            let left = seen.checked_sub(removing).ok_or(MapError::TooFew { mappings: seen, removing })?;
-            let sum = left
-                .checked_add(adding)
-                .filter(|&sum| sum <= MAX)
-                .ok_or(MapError::Overflow { mappings: seen, adding: adding.into() })?;
-            match count.compare_exchange_weak(seen, sum, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return Ok(sum),
-                Err(now) => seen = now,
+    /// T before E: so E is at most T at any time.
+    fn add_entire(words: &Words<'_>, mm: MmId) -> Result<(u32, bool), MapError> {
+        let mappings = Self::add(words, mm, 1)?;
+        match add_to(&words.half[ENTIRE], 1) {
+            Ok(entire) => Ok((mappings, entire == 1)),
+            // Only where PTEs that never were have been removed, over and over.
+            Err(entire) => {
+                Self::remove(words, mm, 1)?;
+                Err(MapError::Overflow { mappings: entire, adding: 1 })
             }
         }
+    }
+
+    fn remove_entire(words: &Words<'_>, mm: MmId) -> Result<(u32, bool), MapError> {
+        one_entire_fewer_unlocked(words, || Self::remove(words, mm, 1))
+    }
+
+    fn remap(words: &Words<'_>, _: MmId, adding: u32) -> Result<(u32, bool), MapError> {
+        one_entire_fewer_unlocked(words, || {
+            let count = &words.half[TOTAL];
+            let mut seen = count.load(Ordering::Relaxed);
+            loop {
+                let left = seen.checked_sub(1).ok_or(MapError::TooFew { mappings: seen, removing: 1 })?;
+                let sum = left
+                    .checked_add(adding)
+                    .filter(|&sum| sum <= MAX)
+                    .ok_or(MapError::Overflow { mappings: seen, adding: adding.into() })?;
+                match count.compare_exchange_weak(seen, sum, Ordering::Relaxed, Ordering::Relaxed) {
+                    Ok(_) => return Ok(sum),
+                    Err(now) => seen = now,
+                }
+            }
+        })
     }
 
     /// Always `true`, of an unmapped folio too.

@@ -4,6 +4,8 @@
 use mmkit_page::Words;
 use mmkit_sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::MapError;
+
 /// The words in which the mappings of one folio are counted, by themselves: for models, benchmarks and tools. A folio
 /// lends the same words out of its descriptors ([`mmkit_page::Words`]).
 ///
@@ -71,24 +73,25 @@ pub(crate) const MAX: u32 = i32::MAX as u32;
 /// a compare-exchange, Relaxed.
 #[inline]
 pub(crate) fn take_from(count: &AtomicU32, n: u32) -> Result<u32, u32> {
-    let mut seen = count.load(Ordering::Relaxed);
-    loop {
-        let left = seen.checked_sub(n).ok_or(seen)?;
-        match count.compare_exchange_weak(seen, left, Ordering::Relaxed, Ordering::Relaxed) {
-            Ok(_) => return Ok(left),
-            Err(now) => seen = now,
-        }
-    }
+    take_from_seen(count, count.load(Ordering::Relaxed), n)
 }
 
-/// As [`take_from`] does with 1, from a wide word; `None` where there is nothing.
+/// [`take_from`] a count that was `seen` a moment ago.
 #[inline]
-pub(crate) fn take_one_wide(count: &AtomicU64) -> Option<u64> {
-    let mut seen = count.load(Ordering::Relaxed);
+pub(crate) fn take_from_seen(count: &AtomicU32, mut seen: u32, n: u32) -> Result<u32, u32> {
+    let mut fresh = false;
     loop {
-        let left = seen.checked_sub(1)?;
+        let Some(left) = seen.checked_sub(n) else {
+            if fresh {
+                return Err(seen);
+            }
+            // It may have grown since.
+            (seen, fresh) = (count.load(Ordering::Relaxed), true);
+            continue;
+        };
+        fresh = true;
         match count.compare_exchange_weak(seen, left, Ordering::Relaxed, Ordering::Relaxed) {
-            Ok(_) => return Some(left),
+            Ok(_) => return Ok(left),
             Err(now) => seen = now,
         }
     }
@@ -97,12 +100,72 @@ pub(crate) fn take_one_wide(count: &AtomicU64) -> Option<u64> {
 /// Adds `n` to `count`, and returns the sum; or what there is, if the sum would pass [`MAX`].
 #[inline]
 pub(crate) fn add_to(count: &AtomicU32, n: u32) -> Result<u32, u32> {
-    let mut seen = count.load(Ordering::Relaxed);
+    add_to_seen(count, count.load(Ordering::Relaxed), n)
+}
+
+/// [`add_to`] a count that was `seen` a moment ago.
+#[inline]
+pub(crate) fn add_to_seen(count: &AtomicU32, mut seen: u32, n: u32) -> Result<u32, u32> {
+    let mut fresh = false;
     loop {
-        let sum = seen.checked_add(n).filter(|&sum| sum <= MAX).ok_or(seen)?;
+        let Some(sum) = seen.checked_add(n).filter(|&sum| sum <= MAX) else {
+            if fresh {
+                return Err(seen);
+            }
+            // It may have shrunk since.
+            (seen, fresh) = (count.load(Ordering::Relaxed), true);
+            continue;
+        };
+        fresh = true;
         match count.compare_exchange_weak(seen, sum, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => return Ok(sum),
             Err(now) => seen = now,
+        }
+    }
+}
+
+/// One more entry for the whole folio, by the holder of T's lock: E changes if `change`, which changes T, agrees. Returns
+/// T and whether the entry is the first.
+#[inline]
+pub(crate) fn one_more_entire(
+    words: &Words<'_>,
+    change: impl FnOnce() -> Result<u32, MapError>,
+) -> Result<(u32, bool), MapError> {
+    let entire = words.half[ENTIRE].load(Ordering::Relaxed);
+    if entire >= MAX {
+        return Err(MapError::Overflow { mappings: entire, adding: 1 });
+    }
+    let mappings = change()?;
+    words.half[ENTIRE].store(entire + 1, Ordering::Relaxed);
+    Ok((mappings, entire == 0))
+}
+
+/// One entry fewer, likewise; whether it was the last.
+#[inline]
+pub(crate) fn one_entire_fewer(
+    words: &Words<'_>,
+    change: impl FnOnce() -> Result<u32, MapError>,
+) -> Result<(u32, bool), MapError> {
+    let entire = words.half[ENTIRE].load(Ordering::Relaxed);
+    let left = entire.checked_sub(1).ok_or(MapError::EntireNotMapped)?;
+    let mappings = change()?;
+    words.half[ENTIRE].store(left, Ordering::Relaxed);
+    Ok((mappings, left == 0))
+}
+
+/// The same without a lock: E first, and back again if `change` refuses. It refuses only where a PTE that never was has
+/// been removed before: otherwise E is at most T, and whoever took one from E finds one in T.
+#[inline]
+pub(crate) fn one_entire_fewer_unlocked(
+    words: &Words<'_>,
+    change: impl FnOnce() -> Result<u32, MapError>,
+) -> Result<(u32, bool), MapError> {
+    let left = take_from(&words.half[ENTIRE], 1).map_err(|_| MapError::EntireNotMapped)?;
+    match change() {
+        Ok(mappings) => Ok((mappings, left == 0)),
+        Err(error) => {
+            words.half[ENTIRE].fetch_add(1, Ordering::Relaxed);
+            Err(error)
         }
     }
 }

@@ -62,23 +62,22 @@ fn unmap<M: MemMap<Counts: Mapcounts>>(folio: &Folio<'_, M>, who: u32, mapping: 
     assert_eq!(count(|| drop(references)).1, 1);
 }
 
+/// One for the references and one for the lock, under which the entry is counted too; `Untracked` has no lock, and takes
+/// one for each.
 fn entire<C: Mapcounts>() {
     let per_page = u64::from(C::PER_PAGE);
+    let counts = if C::Tracker::NAME == "Untracked" { 2 } else { 1 };
     with_frozen::<C>(9, |map, frozen| {
         let head = frozen.pfn();
         assert_eq!(of(|| map_new_anon(frozen, mm(1), Mapping::Pmd)), 0);
         let folio = map.try_get(head).unwrap();
-        assert_eq!(
-            of(|| folio.fork(mm(2), Mapping::Pmd)),
-            3 + 1,
-            "references, entry, mappings; and the flag"
-        );
-        assert_eq!(of(|| folio.fork(mm(3), Mapping::Pmd)), 3);
-        unmap(&folio, 3, Mapping::Pmd, 2);
-        // References, entry, mappings; with `PageMapcount` 512 pages and their number.
-        assert_eq!(of(|| folio.remap(mm(2))), 3 + 513 * per_page);
+        assert_eq!(of(|| folio.fork(mm(2), Mapping::Pmd)), 1 + counts + 1, "and the flag");
+        assert_eq!(of(|| folio.fork(mm(3), Mapping::Pmd)), 1 + counts);
+        unmap(&folio, 3, Mapping::Pmd, counts);
+        // With `PageMapcount` 512 pages and their number.
+        assert_eq!(of(|| folio.remap(mm(2))), 1 + counts + 513 * per_page);
         // The last entry of its kind: its pages are mapped by nothing but PTEs now.
-        unmap(&folio, 1, Mapping::Pmd, 2 + per_page);
+        unmap(&folio, 1, Mapping::Pmd, counts + per_page);
     });
 }
 
@@ -108,7 +107,7 @@ fn a_batch_costs_two_atomics_and_one_for_each_page_that_is_counted_singly() {
 }
 
 #[test]
-fn an_entry_that_maps_everything_costs_three() {
+fn an_entry_that_maps_everything_costs_two_and_one_more_without_a_lock() {
     entire::<NoPageMapcount<Untracked>>();
     entire::<NoPageMapcount<TwoSlots>>();
     entire::<NoPageMapcount<PowerSums>>();
@@ -132,6 +131,21 @@ fn a_folio_of_one_page_costs_two() {
         unmap(&folio, 1, ptes(0, 1), 1);
         assert_eq!(of(|| folio.pin(1)), 2);
         assert_eq!(of(|| folio.unpin(1).map(drop)), 2);
+    });
+}
+
+/// Exclusive flags are one load for each page: an atomic where one is set, none where it is clear.
+#[test]
+fn sharing_costs_one_for_each_page_that_is_exclusive() {
+    with_frozen::<NoPageMapcount<PowerSums>>(9, |map, frozen| {
+        let head = frozen.pfn();
+        let _ = map_new_anon(frozen, mm(1), ptes(0, 512)).unwrap();
+        let folio = map.try_get(head).unwrap();
+        assert_eq!(of(|| folio.try_share(ptes(100, 30))), 30);
+        assert_eq!(of(|| folio.try_share(ptes(0, 512))), 482);
+        assert_eq!(of(|| folio.try_share(ptes(0, 512))), 0);
+        assert_eq!(of(|| folio.set_exclusive(ptes(7, 2))), 2);
+        assert_eq!(of(|| folio.set_exclusive(ptes(0, 512))), 510);
     });
 }
 

@@ -461,6 +461,70 @@ fn half_of_a_folio_that_two_unmap_is_missed_without_counts_of_pages_until_one_le
     assert_eq!(halves::<PowerSums>(false), [false, false, true]);
 }
 
+/// What users see without counts of pages: the folio is mapped as a whole from its first mapping to its last; what is
+/// said to be one address space's own is never more than what is.
+#[test]
+fn scenario_a10_visible_effects_without_counts_of_pages() {
+    fn check<T: Tracker>() {
+        with_frozen::<NoPageMapcount<T>>(9, |_, frozen| {
+            let folio = frozen.into_folio();
+            folio.insert(PageFlags::ANON);
+            let mut mapped = 0;
+            // One page of 512: all 512 are mapped, each once.
+            mapped += folio.add_mappings(mm(1), ptes(3, 1)).unwrap().anon_mapped();
+            assert_eq!((mapped, folio.page_mappings(3), folio.page_mappings(400)), (512, Some(1), Some(1)));
+            // 767 mappings of 512 pages are 1.498 for each, 768 are 1.5.
+            mapped += folio.add_mappings(mm(1), ptes(0, 512)).unwrap().anon_mapped();
+            mapped += folio.add_mappings(mm(2), ptes(0, 254)).unwrap().anon_mapped();
+            assert_eq!((folio.mappings(), folio.page_mappings(511)), (767, Some(1)));
+            mapped += folio.add_mappings(mm(2), ptes(254, 1)).unwrap().anon_mapped();
+            assert_eq!((mapped, folio.mappings(), folio.page_mappings(511)), (512, 768, Some(2)));
+            // Pages that one has alone count as shared while others map any of the folio.
+            assert!(folio.maybe_mapped_shared());
+            mapped += folio.remove_mappings(mm(2), ptes(0, 255)).unwrap().account.anon_mapped();
+            assert_eq!(folio.maybe_mapped_shared(), T::NAME == "Untracked");
+            // 511 are unmapped, and still accounted; the last takes all with it.
+            mapped += folio.remove_mappings(mm(1), ptes(0, 512)).unwrap().account.anon_mapped();
+            assert_eq!((mapped, folio.mappings(), folio.page_mappings(3)), (512, 1, Some(1)));
+            let last = folio.remove_mappings(mm(1), ptes(3, 1)).unwrap().account;
+            assert_eq!((mapped + last.anon_mapped(), last.is_unmapped()), (0, true));
+            assert_eq!(folio.page_mappings(3), Some(0));
+        });
+    }
+    check::<Untracked>();
+    check::<TwoSlots>();
+    check::<PowerSums>();
+    check::<Checked>();
+    // A third that stays where two have left: its memory is not counted as its own, though it is.
+    with_frozen::<NoPageMapcount<TwoSlots>>(4, |_, frozen| {
+        let folio = frozen.into_folio();
+        play(&folio, "A+4 B+4 C+5 A-4 B-4");
+        assert!(folio.maybe_mapped_shared(), "under-estimated, never over-estimated");
+    });
+}
+
+#[test]
+fn an_entry_for_the_whole_folio_that_is_another_s_is_refused_and_stays() {
+    fn check<C: Mapcounts>() {
+        with_frozen::<C>(ORDER, |_, frozen| {
+            let folio = frozen.into_folio();
+            play(&folio, "A+P B+3");
+            refused(
+                &folio,
+                || folio.remove_mappings(mm(3), Mapping::Pmd),
+                MapError::NotTheirs { mm: mm(3), removing: 1, mappings: 4 },
+            );
+            play(&folio, "A-P");
+            refused(&folio, || folio.remove_mappings(mm(1), Mapping::Pmd), MapError::EntireNotMapped);
+            assert_eq!((folio.mappings(), folio.entire_mappings()), (3, 0));
+        });
+    }
+    check::<NoPageMapcount<TwoSlots>>();
+    check::<PageMapcount<TwoSlots>>();
+    check::<NoPageMapcount<Checked>>();
+    check::<PageMapcount<Checked>>();
+}
+
 #[test]
 fn an_entry_for_the_whole_folio_adds_a_fixed_large_number() {
     assert_eq!(ENTIRELY_MAPPED, 0x80_0000);

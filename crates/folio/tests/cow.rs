@@ -189,6 +189,114 @@ fn pages_read_from_swap_may_be_made_exclusive() {
     });
 }
 
+/// To swap and back: what was exclusive is not while an entry for swap stands for it, and is again when it returns.
+#[test]
+fn pages_are_shared_before_they_are_unmapped_for_swap_and_exclusive_again_when_they_return() {
+    fn check<C: Mapcounts>() {
+        with_owner::<C>(|_, folio| {
+            let exclusive = |folio: &Folio<'_, _>| (0..16).filter(|&page| folio.is_exclusive(page)).count();
+            let _ = folio.fork(mm(2), ptes(0, 2)).unwrap();
+            drop(folio.remove_mappings(mm(2), ptes(0, 2)).unwrap());
+            // Whether a page was exclusive is noted first; pages that were not are shared like the others.
+            let marks: Vec<bool> = (0..8).map(|page| folio.is_exclusive(page)).collect();
+            assert_eq!(marks, [false, false, true, true, true, true, true, true]);
+            folio.try_share(ptes(0, 8)).unwrap();
+            assert_eq!(exclusive(&folio), 8);
+            let gone = folio.remove_mappings(mm(1), ptes(0, 8)).unwrap();
+            // A fork copies the entries for swap, and whoever reads the page back maps what it may share.
+            let _ = folio.fork(mm(2), ptes(8, 8)).unwrap();
+            let _ = folio.add_mappings(mm(2), ptes(3, 1)).unwrap();
+            assert_eq!(folio.write_fault(3, 1 + 8), Ok(Cow::Copy(Why::Shared)));
+            drop(folio.remove_mappings(mm(2), ptes(3, 1)).unwrap());
+            drop(gone.references);
+            // One whose entry still has the mark is its owner's when it returns.
+            let _ = folio.add_mappings(mm(1), ptes(5, 1)).unwrap();
+            folio.set_exclusive(ptes(5, 1)).unwrap();
+            assert_eq!(folio.write_fault(5, 1), Ok(Cow::Exclusive));
+        });
+    }
+    check::<NoPageMapcount<TwoSlots>>();
+    check::<NoPageMapcount<PowerSums>>();
+    check::<PageMapcount<PowerSums>>();
+    check::<PageMapcount<Checked>>();
+}
+
+#[test]
+fn pages_that_may_be_pinned_are_not_shared_and_stay() {
+    with_owner::<NoPageMapcount<PowerSums>>(|_, folio| {
+        folio.try_share(ptes(0, 4)).unwrap();
+        folio.pin(1).unwrap();
+        let before = everything(&folio);
+        assert_eq!(folio.try_share(ptes(2, 4)), Err(MapError::PinnedExclusive { index: 4, pins: 1 }));
+        assert_eq!(everything(&folio), before);
+        // Pages that are not exclusive cannot have been pinned by who relies on that.
+        folio.try_share(ptes(0, 4)).unwrap();
+        drop(folio.unpin(1).unwrap());
+        folio.try_share(ptes(0, 16)).unwrap();
+        assert!((0..16).all(|page| !folio.is_exclusive(page)));
+        let past = MapError::PastEnd { first: 9, count: 8, pages: 16 };
+        assert_eq!(folio.try_share(ptes(9, 8)), Err(past));
+    });
+    // By an entry for the whole folio: the first page's flag stands for all.
+    with_frozen::<NoPageMapcount<PowerSums>>(4, |map, frozen| {
+        let _ = map_new_anon(frozen, mm(1), Mapping::Pmd).unwrap();
+        let folio = map.try_get(Pfn::ZERO).unwrap();
+        folio.pin(1).unwrap();
+        assert_eq!(folio.try_share(Mapping::Pmd), Err(MapError::PinnedExclusive { index: 0, pins: 1 }));
+        drop(folio.unpin(1).unwrap());
+        folio.try_share(Mapping::Pmd).unwrap();
+        assert!(!folio.is_exclusive(0));
+    });
+    // Where descriptors are shared, one flag stands for all, too.
+    with_shared_tails::<NoPageMapcount<PowerSums>>(|map, frozen| {
+        let _ = map_new_anon(frozen, mm(1), ptes(0, 128)).unwrap();
+        let folio = map.try_get(Pfn::ZERO).unwrap();
+        folio.pin(3).unwrap();
+        assert_eq!(folio.try_share(ptes(77, 1)), Err(MapError::PinnedExclusive { index: 77, pins: 3 }));
+        drop(folio.unpin(3).unwrap());
+        folio.try_share(ptes(77, 1)).unwrap();
+        assert!(!folio.is_exclusive(0));
+        drop(folio.remove_mappings(mm(1), ptes(0, 128)).unwrap());
+    });
+    with_frozen::<NoPageMapcount<PowerSums>>(4, |_, frozen| {
+        assert_eq!(frozen.into_folio().try_share(ptes(0, 1)), Err(MapError::NotAnon));
+    });
+}
+
+/// A caller whose entry is not counted is told so, and not that it is alone.
+#[test]
+fn nobody_writes_to_what_nobody_maps() {
+    for order in [0, 4] {
+        with_frozen::<NoPageMapcount<PowerSums>>(order, |_, frozen| {
+            let folio = frozen.into_folio();
+            folio.insert(PageFlags::ANON | PageFlags::ANON_EXCLUSIVE);
+            for held in [0, 1] {
+                assert_eq!(folio.write_fault(0, held), Err(MapError::PageNotMapped { index: 0 }));
+            }
+        });
+    }
+    with_frozen::<NoPageMapcount<PowerSums>>(4, |_, frozen| {
+        let folio = frozen.into_folio();
+        folio.insert(PageFlags::ANON);
+        assert_eq!(folio.write_fault_entire(1), Err(MapError::EntireNotMapped));
+        play(&folio, "A+1");
+        assert_eq!(folio.write_fault_entire(1), Err(MapError::EntireNotMapped));
+        play(&folio, "A-1");
+    });
+}
+
+/// A folio is freed with its pages exclusive; its next owner has it for a file.
+#[test]
+fn exclusive_pages_of_a_former_life_are_not_found_in_the_next() {
+    with_owner::<NoPageMapcount<PowerSums>>(|map, folio| {
+        drop(folio.remove_mappings(mm(1), ptes(0, 16)).unwrap());
+        drop(folio);
+        let folio = map.claim(Pfn::ZERO).unwrap().allocate().into_folio();
+        assert!((0..16).all(|page| !folio.is_exclusive(page)));
+        assert_eq!(folio.flags(), PageFlags::empty());
+    });
+}
+
 #[test]
 fn pins_hold_references_and_are_given_back_in_any_portions() {
     with_owner::<NoPageMapcount<TwoSlots>>(|_, folio| {
@@ -235,7 +343,7 @@ fn a_block_that_is_mapped_anew_has_forgotten_its_former_life() {
             drop(folio);
             let mut frozen = first.references.put().unwrap();
             if through_the_allocator {
-                frozen = frozen.into_free().allocate();
+                frozen = frozen.into_free().unwrap().allocate();
             }
             let _ = map_new_anon(frozen, mm(2), ptes(4, 4)).unwrap();
             let folio = map.try_get(Pfn::ZERO).unwrap();

@@ -6,21 +6,19 @@ mod common;
 
 use common::{mm, order, play, ptes, with_frozen, words};
 use mmkit_folio::{
-    Checked, ENTIRELY_MAPPED, Mapcounts, Mapping, NoPageMapcount, PageMapcount, PowerSums, Rmap, Slots,
+    Checked, ENTIRELY_MAPPED, Mapcounts, Mapping, MmId, NoPageMapcount, PageMapcount, PowerSums, Rmap, Slots,
     TwoSlots, average, map_new_anon,
 };
 use mmkit_page::{Folio, MemMap};
 
 /// `T | slot0 slot1 | SHARED`.
 fn show(slots: Slots) -> String {
-    let slot = |at: usize| match slots.id[at] {
-        0 => {
-            assert_eq!(slots.count[at], 0, "a free slot counts nothing");
-            "-".to_owned()
-        }
-        id => format!("{}:{}", char::from(b'A' + id as u8 - 1), slots.count[at]),
+    let slot = |slot: Option<(MmId, u32)>| match slot {
+        None => "-".to_owned(),
+        Some((id, count)) => format!("{}:{count}", char::from(b'A' + id.get() as u8 - 1)),
     };
-    format!("{} | {} {} | {}", slots.total, slot(0), slot(1), u8::from(slots.shared))
+    let [first, second] = slots.slots().map(slot);
+    format!("{} | {first} {second} | {}", slots.total(), u8::from(slots.is_marked_shared()))
 }
 
 /// Plays `script` on a folio of 512 pages, in a map of each strategy. If it starts with `new A+..`, those are the

@@ -35,32 +35,32 @@ fn owners(counts: &[u32]) -> usize {
 /// was 0.
 fn check(slots: &Slots, counts: &[u32], crowded: bool) {
     let context = || format!("{slots:?} of {counts:?}");
-    let count_of = |id: u32| counts[id as usize - 1];
-    assert_eq!(slots.total, counts.iter().sum::<u32>(), "T: {}", context());
-    for (id, count) in slots.id.into_iter().zip(slots.count) {
-        assert_eq!(id == 0, count == 0, "I1: {}", context());
-        if id != 0 {
-            assert!(count <= count_of(id), "I2: {}", context());
-            assert!(count_of(id) > 0, "I6: {}", context());
-            assert!(count < slots.total || owners(counts) == 1, "I3: {}", context());
-        }
+    let count_of = |id: MmId| counts[id.get() as usize - 1];
+    let (total, taken) = (slots.total(), slots.slots());
+    assert_eq!(total, counts.iter().sum::<u32>(), "T: {}", context());
+    for (id, count) in taken.into_iter().flatten() {
+        assert!(count > 0, "I1: {}", context());
+        assert!(count <= count_of(id), "I2: {}", context());
+        assert!(count_of(id) > 0, "I6: {}", context());
+        assert!(count < total || owners(counts) == 1, "I3: {}", context());
     }
-    assert!(slots.id[0] != slots.id[1] || slots.id[0] == 0, "I1: {}", context());
-    assert!(slots.count[0] + slots.count[1] <= slots.total, "I2: {}", context());
-    assert!(slots.shared || slots.id.contains(&0), "I4: {}", context());
-    assert!(slots.shared || owners(counts) < 2, "I4, no false \"exclusive\": {}", context());
+    if let [Some(first), Some(second)] = taken {
+        assert_ne!(first.0, second.0, "I1: {}", context());
+        assert!(first.1 + second.1 <= total, "I2: {}", context());
+        assert!(slots.is_marked_shared(), "I4: {}", context());
+    }
+    assert!(slots.is_marked_shared() || owners(counts) < 2, "I4, no false \"exclusive\": {}", context());
     assert!(slots.maybe_mapped_shared() || owners(counts) < 2, "the answer: {}", context());
-    if slots.total == 0 {
+    if total == 0 {
         assert_eq!(*slots, Slots::default(), "I5");
     }
     if !crowded {
-        assert_eq!(slots.shared, owners(counts) == 2, "I7: {}", context());
+        assert_eq!(slots.is_marked_shared(), owners(counts) == 2, "I7: {}", context());
     }
-    if owners(counts) == 1 && slots.total > 1 {
-        let survivor = counts.iter().position(|&count| count > 0).unwrap() as u32 + 1;
-        let slot = slots.id.iter().position(|&id| id == survivor);
-        let deficient = slot.is_none_or(|slot| slots.count[slot] < count_of(survivor));
-        assert_eq!(slots.shared, deficient, "I9: {}", context());
+    if owners(counts) == 1 && total > 1 {
+        let survivor = mm(counts.iter().position(|&count| count > 0).unwrap() as u32 + 1);
+        let counted = taken.into_iter().flatten().find(|slot| slot.0 == survivor).map(|slot| slot.1);
+        assert_eq!(slots.is_marked_shared(), counted != Some(count_of(survivor)), "I9: {}", context());
     }
 }
 
@@ -220,7 +220,7 @@ proptest! {
             assert_eq!(PowerSums::maybe_mapped_shared(&words), owners.len() > 1);
             assert_eq!(PowerSums::maybe_mapped_shared(&words), Checked::maybe_mapped_shared(&truth));
             assert_eq!(PowerSums::sole_owner(&words), Checked::sole_owner(&truth));
-            assert_eq!(PowerSums::state(&words).total, owners.values().sum::<u32>());
+            assert_eq!(PowerSums::state(&words).total(), owners.values().sum::<u32>());
         });
     }
 
@@ -238,7 +238,7 @@ proptest! {
     }
 
     #[test]
-    fn replacing_is_adding_and_removing(steps in steps(4, 9, 40), who in 0..4_usize, adding in 2..600_u32) {
+    fn remapping_is_adding_and_removing(steps in steps(4, 9, 40), who in 0..4_usize, adding in 1..600_u32) {
         fn both<T: Tracker, S: PartialEq + core::fmt::Debug>(
             steps: &[Step], id: MmId, adding: u32, state: impl Fn(&CountWords) -> S,
         ) {
@@ -246,12 +246,14 @@ proptest! {
             let [once, twice] = core::array::from_fn(|_| CountWords::new());
             for words in [&once, &twice] {
                 play::<T>(words, &ids, steps, false, |_, _| {});
-                T::add(&words.words(), id, 1).unwrap();
+                assert!(T::add_entire(&words.words(), id).unwrap().1, "the first");
             }
-            let total = T::replace(&once.words(), id, adding, 1).unwrap();
+            let (total, last) = T::remap(&once.words(), id, adding).unwrap();
             T::add(&twice.words(), id, adding).unwrap();
-            assert_eq!(T::remove(&twice.words(), id, 1).unwrap(), total);
+            assert_eq!(T::remove_entire(&twice.words(), id).unwrap(), (total, last));
+            assert!(last);
             assert_eq!(state(&once), state(&twice));
+            assert_eq!(dump(&once).0, dump(&twice).0, "T and E");
         }
         let id = mm(who as u32 + 1);
         both::<TwoSlots, _>(&steps, id, adding, |words| TwoSlots::state(&words.words()));
@@ -296,7 +298,17 @@ fn refuses_limits<T: Tracker>() {
         || T::remove(&lent, mm(1), MAX + 1),
         MapError::TooFew { mappings: MAX, removing: MAX + 1 },
     );
-    refused(&words, || T::replace(&lent, MmId::MAX, 2, 1), over(MAX, 2));
+    let entire = |result: Result<(u32, bool), MapError>| result.map(|(total, _)| total);
+    refused(&words, || entire(T::add_entire(&lent, MmId::MAX)), over(MAX, 1));
+    refused(&words, || entire(T::remove_entire(&lent, MmId::MAX)), MapError::EntireNotMapped);
+    refused(&words, || entire(T::remap(&lent, MmId::MAX, 2)), MapError::EntireNotMapped);
+    assert_eq!(T::remove(&lent, MmId::MAX, 1), Ok(MAX - 1));
+    assert_eq!(T::add_entire(&lent, MmId::MAX), Ok((MAX, true)));
+    refused(&words, || entire(T::remap(&lent, MmId::MAX, MAX)), over(MAX, MAX));
+    assert_eq!(dump(&words).0[..2], [MAX, 1]);
+    assert_eq!(T::remove(&lent, MmId::MAX, 2), Ok(MAX - 2));
+    assert_eq!(T::remap(&lent, MmId::MAX, 2), Ok((MAX - 1, true)));
+    assert_eq!(T::add(&lent, MmId::MAX, 1), Ok(MAX));
     assert_eq!(T::remove(&lent, MmId::MAX, MAX), Ok(0));
     let untouched = dump(&words);
     assert_eq!((untouched.0[0], untouched.1), (0, [0; 4]), "{}", T::NAME);
@@ -320,7 +332,15 @@ fn mappings_of_others_are_not_removed_where_the_state_shows_it() {
         }
         let error = MapError::NotTheirs { mm: mm(who), removing, mappings };
         refused(&words, || T::remove(&words.words(), mm(who), removing), error);
-        refused(&words, || T::replace(&words.words(), mm(who), 8, removing), error);
+        if removing == 1 {
+            // The owner's entry for the whole folio is not anybody's to take, nor to replace.
+            let owner = mm(has[0].0);
+            T::add_entire(&words.words(), owner).unwrap();
+            T::remove(&words.words(), owner, 1).unwrap();
+            let entire = |result: Result<(u32, bool), MapError>| result.map(|(total, _)| total);
+            refused(&words, || entire(T::remove_entire(&words.words(), mm(who))), error);
+            refused(&words, || entire(T::remap(&words.words(), mm(who), 8)), error);
+        }
     }
     // Slots of others that would count more than there is.
     shown::<TwoSlots>(&[(1, 4), (2, 4)], 1, 5);
@@ -377,7 +397,8 @@ fn wrong_removals_do_not_lead_the_sums_out_of_their_bounds() {
             PowerSums::remove(&lent, mm(1), k).unwrap();
             PowerSums::remove(&lent, high, k).unwrap();
         }
-        let Sums { total, s1, s2 } = PowerSums::state(&lent);
+        let sums = PowerSums::state(&lent);
+        let (total, (s1, s2)) = (sums.total(), sums.powers());
         assert!(total <= MAX && s1 < 1 << 62 && s2 < 1 << 93, "{total} {s1} {s2}");
     }
     assert!(refused > 0);

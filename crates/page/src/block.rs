@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What all handles are made of: a frame number, its descriptor, and the map that both come from.
 
+use core::marker::PhantomData;
 use core::ops::Range;
 use core::ptr::NonNull;
 
 use mmkit_addr::{Order, Pfn};
 
 use crate::tag::Tag;
-use crate::{MemMap, Page, PageFlags, Place, Reader};
+use crate::{MemMap, OWN_DESCRIPTORS, Page, PageFlags, Place, Reader, Reason};
 
 /// A block of frames, by its head. Not yet a promise: the handle that wraps it says who may do what.
 pub(crate) struct Block<'m, M> {
@@ -44,6 +45,7 @@ impl<'m, M: MemMap> Block<'m, M> {
     ///
     /// * The caller is inside the read side of `map`.
     /// * The descriptor of every frame of the block stays readable for as long as the block or a copy of it is used.
+    #[inline]
     pub(crate) unsafe fn new(map: &'m M, pfn: Pfn) -> Option<Self> {
         // SAFETY: the caller is inside the read side.
         let page = unsafe { map.descriptor(pfn) }?;
@@ -56,6 +58,7 @@ impl<'m, M: MemMap> Block<'m, M> {
     /// # Safety
     ///
     /// The descriptor of every frame of the block stays readable for as long as the block or a copy of it is used.
+    #[inline]
     pub(crate) unsafe fn find(map: &'m M, pfn: Pfn) -> Option<Self> {
         let _reader = Reader::new(map);
         // SAFETY: inside the reader; the rest is the caller's promise.
@@ -63,6 +66,7 @@ impl<'m, M: MemMap> Block<'m, M> {
     }
 
     /// The head's descriptor.
+    #[inline]
     pub(crate) fn page(&self) -> &Page {
         // SAFETY: readable for as long as `self` is used, by the promise of `new`.
         unsafe { Page::from_ptr(self.page) }
@@ -76,37 +80,21 @@ impl<'m, M: MemMap> Block<'m, M> {
         found == Some(other.page)
     }
 
-    /// The descriptor of the frame `index` frames after the head, which lies in the block.
-    pub(crate) fn nth(&self, index: u64) -> Option<&Page> {
-        self.each(index..index.checked_add(1)?).next()
-    }
-
     /// The descriptors of the frames from `indices.start` to `indices.end` after the head, which lie in the block.
-    pub(crate) fn each(&self, indices: Range<u64>) -> impl Iterator<Item = &Page> {
-        let reader = Reader::new(self.map);
-        indices.filter_map(move |index| {
-            let _inside = &reader;
-            // SAFETY: inside the reader.
-            let page = unsafe { self.map.descriptor(self.pfn.checked_add(index)?) }?;
-            // SAFETY: the frame lies in the block, so the promise of `new` covers its descriptor.
-            Some(unsafe { Page::from_ptr(page) })
-        })
+    ///
+    /// The map is asked for each run of descriptors, inside one stay in its read side; not at all for the first four.
+    #[inline]
+    pub(crate) fn each(&self, indices: Range<u64>) -> Each<'_, 'm, M> {
+        Each::new(self, indices)
     }
 
-    /// The descriptor of frame `index`, which lies in the compound and is one of the first [`OWN_DESCRIPTORS`](crate::OWN_DESCRIPTORS): found
-    /// from the head's alone, without asking the map.
-    pub(crate) fn beside(&self, index: u64) -> &Page {
-        // SAFETY: a compound is naturally aligned, so these frames and the head lie in one aligned group of four, whose
-        // descriptors `MemMap` promises to be adjacent, in one piece of memory.
-        let page = unsafe { self.page.add(index as usize) };
-        // SAFETY: the frame lies in the block, so the promise of `Block::new` covers its descriptor.
-        unsafe { Page::from_ptr(page) }
-    }
-
+    /// What the block is, for its handle: a handle saw the descriptor when it was made, and its tag stays since.
+    #[inline]
     pub(crate) fn tag(&self) -> Tag {
-        self.page().snapshot().0
+        Tag::from_bits(self.page().info.load().tag)
     }
 
+    #[inline]
     pub(crate) fn order(&self) -> Order {
         self.tag().order()
     }
@@ -115,12 +103,29 @@ impl<'m, M: MemMap> Block<'m, M> {
         Place::from_bits(self.flags_word())
     }
 
+    #[inline]
     pub(crate) fn flags(&self) -> PageFlags {
         PageFlags::from_bits_truncate(self.flags_word())
     }
 
+    #[inline]
     fn flags_word(&self) -> u64 {
         self.page().flags.load(mmkit_sync::atomic::Ordering::Relaxed)
+    }
+
+    /// The halves of a block whose one handle the caller has, each with the tag that `half` makes of its order.
+    pub(crate) fn split(&self, half: impl Fn(Order) -> Tag) -> Result<(Self, Self), Reason> {
+        let tag = self.tag();
+        if tag.is_compound() {
+            return Err(Reason::Compound { order: tag.order() });
+        }
+        let order = tag.order().get().checked_sub(1).and_then(Order::new).ok_or(Reason::SingleFrame)?;
+        let buddy = self.pfn.checked_add(order.frames()).ok_or(Reason::Absent)?;
+        // SAFETY: the upper half is part of this block, whose handle keeps its descriptors in place, and then its own.
+        let upper = unsafe { Block::find(self.map, buddy) }.ok_or(Reason::Absent)?;
+        upper.retag(half(order));
+        self.retag(half(order));
+        Ok((*self, upper))
     }
 
     /// Gives the head a new tag, with count 0.
@@ -133,23 +138,98 @@ impl<'m, M: MemMap> Block<'m, M> {
     }
 }
 
+/// The descriptors of consecutive frames of a block.
+pub(crate) struct Each<'b, 'm, M: MemMap> {
+    block: Block<'m, M>,
+    _borrowed: PhantomData<&'b ()>,
+    _reader: Option<Reader<'m, M>>,
+    indices: Range<u64>,
+    /// The descriptor of the next frame, and how many lie there one behind the other, at least 1. Found before it is asked
+    /// for, so that there is nothing left to do between one and the next but where a run ends.
+    run: Option<(NonNull<Page>, u64)>,
+}
+
+impl<'m, M: MemMap> Each<'_, 'm, M> {
+    #[inline]
+    fn new(block: &Block<'m, M>, indices: Range<u64>) -> Self {
+        let reader = (indices.end > OWN_DESCRIPTORS).then(|| Reader::new(block.map));
+        let mut each = Self { block: *block, _borrowed: PhantomData, _reader: reader, indices, run: None };
+        each.run = each.look_up();
+        each
+    }
+
+    /// The run that starts with the first of `indices`.
+    #[inline]
+    fn look_up(&self) -> Option<(NonNull<Page>, u64)> {
+        let Range { start, end } = self.indices;
+        if start >= end {
+            return None;
+        }
+        if end <= OWN_DESCRIPTORS {
+            // SAFETY: a block is naturally aligned, so these frames and the head lie in one aligned group of four, whose
+            // descriptors `MemMap` promises to be adjacent, in one piece of memory.
+            return Some((unsafe { self.block.page.add(start as usize) }, end - start));
+        }
+        let pfn = self.block.pfn.checked_add(start)?;
+        // SAFETY: inside the reader, which was entered if any index is so high; all frames of the block are in the map.
+        unsafe { self.block.map.run(pfn, end - start) }
+    }
+}
+
+impl<'b, M: MemMap> Iterator for Each<'b, '_, M> {
+    type Item = &'b Page;
+
+    #[inline]
+    fn next(&mut self) -> Option<&'b Page> {
+        let (page, left) = self.run?;
+        self.indices.start += 1;
+        self.run = if left > 1 {
+            // SAFETY: the run has a descriptor behind this one.
+            Some((unsafe { page.add(1) }, left - 1))
+        } else {
+            self.look_up()
+        };
+        // SAFETY: the frame lies in the block, so the promise of `Block::new` covers its descriptor.
+        Some(unsafe { Page::from_ptr(page) })
+    }
+
+    #[inline]
+    fn fold<B, F: FnMut(B, &'b Page) -> B>(mut self, init: B, mut f: F) -> B {
+        let mut folded = init;
+        while let Some((first, left)) = self.run {
+            for offset in 0..left as usize {
+                // SAFETY: the run has as many.
+                let page = unsafe { first.add(offset) };
+                // SAFETY: as in `next`.
+                folded = f(folded, unsafe { Page::from_ptr(page) });
+            }
+            self.indices.start += left;
+            self.run = self.look_up();
+        }
+        folded
+    }
+}
+
 /// What every handle tells about its block.
 macro_rules! tell {
     ($handle:ident) => {
         impl<'m, M: $crate::MemMap> $handle<'m, M> {
             /// The map that the handle comes from.
+            #[inline]
             #[must_use]
             pub fn map(&self) -> &'m M {
                 self.block.map
             }
 
             /// The first frame.
+            #[inline]
             #[must_use]
             pub fn pfn(&self) -> mmkit_addr::Pfn {
                 self.block.pfn
             }
 
             /// log2 of the number of frames. It cannot change while the handle exists.
+            #[inline]
             #[must_use]
             pub fn order(&self) -> mmkit_addr::Order {
                 self.block.order()
@@ -168,6 +248,7 @@ macro_rules! tell {
             }
 
             /// Whether only the first descriptors are the block's own, and the others shared and read-only.
+            #[inline]
             #[must_use]
             pub fn has_shared_tails(&self) -> bool {
                 self.block.tag().is_shared()

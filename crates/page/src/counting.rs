@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a folio lends to whoever counts its mappings.
 
+use core::fmt;
 use core::ops::Range;
 
-use mmkit_sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use mmkit_addr::Order;
+use mmkit_sync::atomic::{AtomicU32, AtomicU64};
 
-use crate::block::Block;
-use crate::{Folio, Frozen, MemMap, Page, PageFlags};
+use crate::block::{Block, Each};
+use crate::tag::Tag;
+use crate::{Folio, Frozen, MemMap, Page};
 
 /// How the map counts of a memory map's folios are kept.
 ///
@@ -32,153 +35,150 @@ pub struct Words<'f> {
     pub word: &'f [AtomicU64; Page::WORDS],
 }
 
-impl<M: MemMap> Block<'_, M> {
-    /// The descriptor of frame `index` of the block, if the block has it and may write it.
-    fn own(&self, index: u64) -> Option<&Page> {
-        let tag = self.tag();
-        let limit = match (tag.is_compound(), tag.is_shared()) {
-            (false, _) => 1,
-            (true, true) => OWN_DESCRIPTORS,
-            (true, false) => tag.order().frames(),
-        };
-        let page = match index {
-            _ if index >= limit => return None,
-            0..OWN_DESCRIPTORS => self.beside(index),
-            _ => self.nth(index)?,
-        };
+impl<'f> Words<'f> {
+    #[inline]
+    fn of(page: &'f Page) -> Self {
         page.written();
-        Some(page)
-    }
-
-    /// The words of each descriptor of `indices`, if the block has all of them and may write them.
-    fn words_of(&self, indices: Range<u64>) -> Option<impl Iterator<Item = Words<'_>>> {
-        if indices.start < indices.end {
-            self.own(indices.end - 1)?;
-        }
-        Some(self.each(indices).map(|page| {
-            page.written();
-            Words { half: &page.half, word: &page.word }
-        }))
-    }
-
-    fn words(&self, index: u64) -> Option<Words<'_>> {
-        self.own(index).map(|page| Words { half: &page.half, word: &page.word })
-    }
-
-    /// Makes the words of the first tails what they are in a new folio.
-    pub(crate) fn clear_own_tails(&self) {
-        for page in (1..OWN_DESCRIPTORS).map_while(|index| self.own(index)) {
-            page.clear_words();
-        }
+        Self { half: &page.half, word: &page.word }
     }
 }
 
-impl<M: MemMap> Folio<'_, M> {
-    /// The words of the descriptor of frame `index`; `None` past the folio, and where that descriptor is shared. A block
+/// How many of the first descriptors of a block that is `tag` have words and flags of their own.
+#[inline]
+pub(crate) const fn own(tag: Tag) -> u64 {
+    match (tag.is_compound(), tag.is_shared()) {
+        (false, _) => 1,
+        (true, true) => OWN_DESCRIPTORS,
+        (true, false) => tag.order().frames(),
+    }
+}
+
+/// The descriptors of a block whose handle is borrowed, and what the block is, looked at once.
+///
+/// Made by [`Folio::descriptors`] and [`Frozen::descriptors`].
+pub struct Descriptors<'f, 'm, M> {
+    block: &'f Block<'m, M>,
+    tag: Tag,
+}
+
+impl<M> Clone for Descriptors<'_, '_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M> Copy for Descriptors<'_, '_, M> {}
+
+impl<'f, 'm, M: MemMap> Descriptors<'f, 'm, M> {
+    /// log2 of the number of frames.
+    #[inline]
+    #[must_use]
+    pub fn order(&self) -> Order {
+        self.tag.order()
+    }
+
+    /// Whether only the first descriptors are the block's own, and the others shared and read-only.
+    #[inline]
+    #[must_use]
+    pub fn has_shared_tails(&self) -> bool {
+        self.tag.is_shared()
+    }
+
+    /// The words of the descriptor of frame `index`; `None` past the block, and where that descriptor is shared. A block
     /// that is no compound has those of its first frame only.
     ///
-    /// # Safety
-    ///
-    /// The caller keeps the map counts of this memory map's folios, in the way that [`MemMap::Counts`] says.
-    #[must_use]
-    pub unsafe fn words(&self, index: u64) -> Option<Words<'_>> {
-        self.block().words(index)
-    }
-
-    /// The words of each descriptor of frames `indices`, in order; `None` unless the folio has all of them for its own.
-    ///
-    /// Cost: one look at the head for all of them.
-    ///
-    /// # Safety
-    ///
-    /// As for [`words`](Self::words).
-    #[must_use]
+    /// Cost: nothing is read; past the fourth frame, entering the read side and asking the map.
     #[inline]
-    pub unsafe fn words_of(&self, indices: Range<u64>) -> Option<impl Iterator<Item = Words<'_>>> {
-        self.block().words_of(indices)
-    }
-
-    /// Sets `flags` of frame `index` alone, and returns those that were set before; `None` past the folio, and where that
-    /// frame's descriptor is shared. Frame 0 has the folio's own flags.
-    ///
-    /// Cost: one `fetch_or`, Relaxed.
-    pub fn insert_at(&self, index: u64, flags: PageFlags) -> Option<PageFlags> {
-        let bits = flags.bits() & PageFlags::all().bits();
-        let word = &self.block().own(index)?.flags;
-        Some(PageFlags::from_bits_truncate(word.fetch_or(bits, Ordering::Relaxed)))
-    }
-
-    /// Clears `flags` of frame `index` alone, and returns those that were set before; `None` as for
-    /// [`insert_at`](Self::insert_at).
-    ///
-    /// Cost: one `fetch_and`, Relaxed.
-    pub fn remove_at(&self, index: u64, flags: PageFlags) -> Option<PageFlags> {
-        let bits = flags.bits() & PageFlags::all().bits();
-        let word = &self.block().own(index)?.flags;
-        Some(PageFlags::from_bits_truncate(word.fetch_and(!bits, Ordering::Relaxed)))
-    }
-
-    /// The flags of frame `index` alone; `None` past the folio. A shared descriptor has none.
     #[must_use]
-    pub fn flags_at(&self, index: u64) -> Option<PageFlags> {
-        let page = if index < self.order().frames() { self.block().nth(index) } else { None }?;
-        Some(PageFlags::from_bits_truncate(page.flags.load(Ordering::Relaxed)))
-    }
-}
-
-impl<M: MemMap> Frozen<'_, M> {
-    /// The words of the descriptor of frame `index`; `None` past the block, and where that descriptor is shared.
-    ///
-    /// # Safety
-    ///
-    /// As for [`Folio::words`].
-    #[must_use]
-    pub unsafe fn words(&self, index: u64) -> Option<Words<'_>> {
-        self.block.words(index)
+    pub fn words(&self, index: u64) -> Option<Words<'f>> {
+        if index >= own(self.tag) {
+            return None;
+        }
+        self.block.each(index..index + 1).next().map(Words::of)
     }
 
     /// The words of each descriptor of frames `indices`, in order; `None` unless the block has all of them for its own.
     ///
+    /// Cost: as for [`words`](Self::words), once for all, and asking the map for each [run](MemMap::run).
+    #[inline]
+    #[must_use]
+    pub fn words_of(&self, indices: Range<u64>) -> Option<OwnWords<'f, 'm, M>> {
+        if indices.start < indices.end && indices.end > own(self.tag) {
+            return None;
+        }
+        Some(OwnWords(self.block.each(indices)))
+    }
+}
+
+/// The words of consecutive descriptors of a block, in order. Made by [`Descriptors::words_of`].
+///
+/// For all of them at once use a method that goes through all, such as [`for_each`](Iterator::for_each): it asks the map
+/// for each [run](MemMap::run), and does nothing else between one and the next.
+pub struct OwnWords<'f, 'm, M: MemMap>(Each<'f, 'm, M>);
+
+impl<'f, M: MemMap> Iterator for OwnWords<'f, '_, M> {
+    type Item = Words<'f>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Words<'f>> {
+        self.0.next().map(Words::of)
+    }
+
+    #[inline]
+    fn fold<B, F: FnMut(B, Words<'f>) -> B>(self, init: B, mut f: F) -> B {
+        self.0.fold(init, |folded, page| f(folded, Words::of(page)))
+    }
+}
+
+impl<M: MemMap> fmt::Debug for OwnWords<'_, '_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OwnWords")
+    }
+}
+
+impl<M: MemMap> fmt::Debug for Descriptors<'_, '_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Descriptors({:?}, {:?})", self.block.pfn, self.tag)
+    }
+}
+
+impl<M: MemMap> Block<'_, M> {
+    /// The block's own descriptors, if those of `indices` are.
+    pub(crate) fn own_of(&self, indices: Range<u64>) -> Option<impl Iterator<Item = &Page>> {
+        (indices.is_empty() || indices.end <= own(self.tag())).then(|| self.each(indices))
+    }
+
+    /// Makes the words of the first tails what they are in a new folio.
+    pub(crate) fn clear_own_tails(&self) {
+        let own = own(self.tag()).min(OWN_DESCRIPTORS);
+        self.each(1.min(own)..own).for_each(Page::clear_words);
+    }
+}
+
+impl<'m, M: MemMap> Folio<'m, M> {
+    /// The folio's descriptors, for whoever counts its mappings.
+    ///
+    /// Cost: one load.
+    ///
     /// # Safety
     ///
-    /// As for [`Folio::words`].
+    /// The caller keeps the map counts of this memory map's folios, in the way that [`MemMap::Counts`] says.
+    #[inline]
     #[must_use]
-    pub unsafe fn words_of(&self, indices: Range<u64>) -> Option<impl Iterator<Item = Words<'_>>> {
-        self.block.words_of(indices)
+    pub unsafe fn descriptors(&self) -> Descriptors<'_, 'm, M> {
+        Descriptors { block: self.block(), tag: self.block().tag() }
     }
+}
 
-    /// Sets `flags` of each frame of `indices`; whether the block has all of them for its own, without which nothing is
-    /// set. Frame 0 has the block's own flags.
+impl<'m, M: MemMap> Frozen<'m, M> {
+    /// The block's descriptors, for whoever counts the mappings that it gets.
     ///
-    /// Cost: one store for each frame, no atomic read-modify-write.
-    pub fn insert_at(&mut self, indices: Range<u64>, flags: PageFlags) -> bool {
-        if indices.start < indices.end && self.block.own(indices.end - 1).is_none() {
-            return false;
-        }
-        let bits = flags.bits() & PageFlags::all().bits();
-        for page in self.block.each(indices) {
-            page.written();
-            page.flags.store(page.flags.load(Ordering::Relaxed) | bits, Ordering::Relaxed);
-        }
-        true
-    }
-
-    /// Clears `flags` of each frame of `indices`; whether the block has all of them for its own, without which nothing is
-    /// cleared. Frame 0 has the block's own flags.
+    /// # Safety
     ///
-    /// Cost: one load for each frame, and one store for each that had one of the flags; no atomic read-modify-write.
-    pub fn remove_at(&mut self, indices: Range<u64>, flags: PageFlags) -> bool {
-        if indices.start < indices.end && self.block.own(indices.end - 1).is_none() {
-            return false;
-        }
-        let bits = flags.bits() & PageFlags::all().bits();
-        for page in self.block.each(indices) {
-            let word = page.flags.load(Ordering::Relaxed);
-            if word & bits != 0 {
-                page.written();
-                page.flags.store(word & !bits, Ordering::Relaxed);
-            }
-        }
-        true
+    /// As for [`Folio::descriptors`].
+    #[inline]
+    #[must_use]
+    pub unsafe fn descriptors(&self) -> Descriptors<'_, 'm, M> {
+        Descriptors { block: &self.block, tag: self.block.tag() }
     }
 }

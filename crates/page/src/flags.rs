@@ -43,7 +43,9 @@ bitflags! {
         const PARTIALLY_MAPPED = 1 << 14;
         /// Belongs to a huge-page pool.
         const HUGETLB = 1 << 15;
-        /// The hardware reported an error in one of the frames.
+        /// The hardware reported an error in this frame. Of each frame by itself where it has a descriptor of its own. It
+        /// survives the folio: a block with such a frame does not become free
+        /// ([`Frozen::into_free`](crate::Frozen::into_free)).
         const HWPOISON = 1 << 16;
         /// May be moved to other frames.
         const MOVABLE = 1 << 17;
@@ -93,8 +95,17 @@ impl Place {
     }
 }
 
-// No flag reaches into the place.
+/// In the flags word of a head, not a flag of the folio: a tail may have flags. So a block none of whose tails has any is
+/// freed and handed out without a look at them.
+pub(crate) const TAILS_FLAGGED: u64 = 1 << 19;
+
+/// The same for [`PageFlags::HWPOISON`] alone, which survives where other flags end.
+pub(crate) const TAILS_POISONED: u64 = 1 << 20;
+
+// No flag reaches into the place, nor is one of these two.
 const _: () = assert!(PageFlags::all().bits() >> Place::ZONE_SHIFT == 0);
+const _: () = assert!(PageFlags::all().bits() & (TAILS_FLAGGED | TAILS_POISONED) == 0);
+const _: () = assert!((TAILS_FLAGGED | TAILS_POISONED) >> Place::ZONE_SHIFT == 0);
 
 #[cfg(test)]
 mod tests {

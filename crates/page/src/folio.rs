@@ -71,12 +71,14 @@ impl<'m, M: MemMap> Folio<'m, M> {
     }
 
     /// References at this moment, this one included. A hint: others come and go.
+    #[inline]
     #[must_use]
     pub fn count(&self) -> u32 {
         self.block.page().info.load().count
     }
 
     /// The flags at this moment.
+    #[inline]
     #[must_use]
     pub fn flags(&self) -> PageFlags {
         self.block.flags()
@@ -184,11 +186,13 @@ impl<'m, M: MemMap> Folio<'m, M> {
         Some(Self { block })
     }
 
+    #[inline]
     pub(crate) fn block(&self) -> &Block<'m, M> {
         &self.block
     }
 
-    fn into_block(self) -> Block<'m, M> {
+    #[inline]
+    pub(crate) fn into_block(self) -> Block<'m, M> {
         mem::ManuallyDrop::new(self).block
     }
 }

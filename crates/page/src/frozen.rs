@@ -7,8 +7,10 @@ use mmkit_addr::Order;
 use mmkit_sync::atomic::Ordering;
 
 use crate::block::{Block, tell};
+use crate::counting::{OWN_DESCRIPTORS, own};
+use crate::flags::{TAILS_FLAGGED, TAILS_POISONED};
 use crate::tag::Tag;
-use crate::{Folio, Free, MemMap, Reason, Refused};
+use crate::{Folio, Free, MemMap, Page, PageFlags, Reason, Refused};
 
 /// The one handle to a block whose count is 0. Linux: a folio with a frozen reference count.
 ///
@@ -98,24 +100,75 @@ impl<'m, M: MemMap> Frozen<'m, M> {
         Folio::new(self.block)
     }
 
-    /// Gives the block back to its allocator. Flags and words of the head are cleared, and of a compound, which stays
-    /// one, the words of the tails that are always its own.
-    pub fn into_free(self) -> Free<'m, M> {
+    /// Gives the block back to its allocator. Flags and words of the head are cleared, and the words of the tails that are
+    /// always its own. A compound stays one, and the flags of its tails end when it is handed out again or
+    /// [unprepared](Self::unprep).
+    ///
+    /// # Errors
+    ///
+    /// The block, unchanged, if a frame of it is [`HWPOISON`](PageFlags::HWPOISON): such a frame is not free again before
+    /// somebody clears the flag. [`split`](Self::split) parts it from the others. Dropping the block keeps all of it from
+    /// the allocator for good.
+    ///
+    /// Cost: four descriptors written, whatever the order; one load for each frame where one of them was ever reported by
+    /// the hardware.
+    pub fn into_free(self) -> Result<Free<'m, M>, Refused<Self>> {
+        let tag = self.block.tag();
         let page = self.block.page();
+        let word = page.flags.load(Ordering::Relaxed);
+        if word & (PageFlags::HWPOISON.bits() | TAILS_POISONED) != 0 {
+            let flagged = 0..if tag.is_compound() { own(tag) } else { tag.order().frames() };
+            let poison = |page: &Page| page.flags.load(Ordering::Relaxed) & PageFlags::HWPOISON.bits() != 0;
+            let first = self.block.each(flagged).position(poison);
+            if let Some(pfn) = first.and_then(|index| self.block.pfn.checked_add(index as u64)) {
+                return Err(Refused::new(self, Reason::Poisoned { pfn }));
+            }
+        }
         page.clear_words();
         self.block.clear_own_tails();
-        page.flags.store(self.block.place().bits(), Ordering::Relaxed);
-        self.block.retag(self.block.tag().with_free(true));
-        Free::new(self.block)
+        // Tails that are always a head's own were written just now: a look at their flags as well costs nothing.
+        let few = own(tag) <= OWN_DESCRIPTORS;
+        if few {
+            self.block.clear_tail_flags();
+        }
+        let kept = if tag.is_compound() && !few { word & TAILS_FLAGGED } else { 0 };
+        page.flags.store(self.block.place().bits() | kept, Ordering::Relaxed);
+        self.block.retag(tag.with_free(true));
+        Ok(Free::new(self.block))
     }
 
-    /// Gives every descriptor but the first `tag`, and clears its words. The block's tails are its own.
+    /// Splits the block into its two halves, lower first: to part a frame that must not be free again from the others.
+    ///
+    /// # Errors
+    ///
+    /// The block, unchanged: of one frame, or a compound.
+    ///
+    /// Cost: two words written.
+    pub fn split(self) -> Result<(Self, Self), Refused<Self>> {
+        match self.block.split(Tag::head) {
+            Ok((lower, upper)) => {
+                // Whichever half has the bad frames.
+                let note = lower.page().flags.load(Ordering::Relaxed) & TAILS_POISONED;
+                let head = upper.page();
+                head.flags.store(head.flags.load(Ordering::Relaxed) | note, Ordering::Relaxed);
+                Ok((Self::new(lower), Self::new(upper)))
+            }
+            Err(reason) => Err(Refused::new(self, reason)),
+        }
+    }
+
+    /// Gives every descriptor but the first `tag`, and clears its words and its flags but [`PageFlags::HWPOISON`]. The
+    /// block's tails are its own.
     fn rewrite_others(&self, tag: Tag) {
-        let place = self.block.place();
+        let head = self.block.page();
+        head.written();
+        head.flags.store(head.flags.load(Ordering::Relaxed) & !TAILS_FLAGGED, Ordering::Relaxed);
+        let place = self.block.place().bits();
         // Blocks grow only out of frames that are in the map, so each has a descriptor.
         for page in self.block.each(1..self.block.order().frames()) {
             page.clear_words();
-            page.flags.store(place.bits(), Ordering::Relaxed);
+            let poison = page.flags.load(Ordering::Relaxed) & PageFlags::HWPOISON.bits();
+            page.flags.store(place | poison, Ordering::Relaxed);
             page.info.store_unique(0, tag.bits());
         }
     }

@@ -67,10 +67,17 @@
 //! let folio = folio.freeze().unwrap_err();
 //! drop(second);
 //! let frozen = folio.freeze().unwrap().unprep().unwrap();
-//! let (a, b) = frozen.into_free().split().unwrap();
+//! let (a, b) = frozen.into_free().unwrap().split().unwrap();
 //! assert_eq!((a.pfn(), b.pfn()), (Pfn::ZERO, tail));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! # Frames that fail
+//!
+//! Flags end with the use of a block: [`Frozen::into_free`] clears those of all of its frames. One does not:
+//! [`PageFlags::HWPOISON`], the hardware reported an error. A block with such a frame does not become free; its owner
+//! [splits](Frozen::split) it, gives the halves without such a frame back, and keeps the frame, or forgets it. So an
+//! allocator is never handed a bad frame, whoever drops the last reference.
 //!
 //! # Cost
 //!
@@ -85,6 +92,7 @@ mod block;
 mod counting;
 mod dump;
 mod flags;
+mod flags_at;
 mod folio;
 mod free;
 mod frozen;
@@ -97,7 +105,7 @@ mod tag;
 mod template;
 mod view;
 
-pub use counting::{Counting, OWN_DESCRIPTORS, Uncounted, Words};
+pub use counting::{Counting, Descriptors, OWN_DESCRIPTORS, OwnWords, Uncounted, Words};
 pub use dump::Dump;
 pub use flags::{PageFlags, Place};
 pub use folio::Folio;

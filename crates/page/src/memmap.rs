@@ -9,7 +9,7 @@ use mmkit_sync::{ReadSide, mutant};
 
 use crate::block::Block;
 use crate::tag::Tag;
-use crate::{Counting, Folio, Free, Frozen, GetError, Page, Place, Reader};
+use crate::{Counting, Folio, Free, Frozen, GetError, OWN_DESCRIPTORS, Page, Place, Reader};
 
 /// Where the descriptor of a frame is. Linux: `mem_map`, `vmemmap`.
 ///
@@ -35,7 +35,8 @@ use crate::{Counting, Folio, Free, Frozen, GetError, Page, Place, Reader};
 ///   the lookup that finds it. Afterwards only this crate writes it.
 /// * Two maps have all descriptors in common, each under the same frame number and with the same `Counts`, or none.
 /// * `read_side` always returns the same read side.
-/// * Of the provided methods at most [`release`](Self::release) is replaced.
+/// * Of the provided methods at most [`release`](Self::release) and [`run`](Self::run) are replaced. A run is what it says:
+///   the descriptors of so many frames, as [`descriptor`](Self::descriptor) finds each.
 pub unsafe trait MemMap: Sized {
     /// What keeps descriptors in place while they are looked at.
     type Read: ReadSide;
@@ -55,10 +56,26 @@ pub unsafe trait MemMap: Sized {
     /// descriptor may be taken away like the descriptors themselves.
     unsafe fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>>;
 
+    /// The descriptor of `pfn`, and the number of frames, at least 1 and at most `most`, from `pfn` on whose descriptors lie
+    /// one behind the other in one piece of memory, to each of which the pointer may be moved. `None` where the map has
+    /// none for `pfn`.
+    ///
+    /// By default up to the end of an aligned group of four. A map that knows more of its memory says more.
+    ///
+    /// # Safety
+    ///
+    /// As for [`descriptor`](Self::descriptor), and `most` frames from `pfn` on are in the map.
+    #[inline]
+    unsafe fn run(&self, pfn: Pfn, most: u64) -> Option<(NonNull<Page>, u64)> {
+        // SAFETY: passed on to the caller.
+        let page = unsafe { self.descriptor(pfn) }?;
+        Some((page, most.min(OWN_DESCRIPTORS - pfn.get() % OWN_DESCRIPTORS)))
+    }
+
     /// Takes a frame whose last [`Folio`] was dropped. Linux: `__folio_put`.
     ///
-    /// By default the block becomes [`Free`] and rests, for whoever [claims](Self::claim) it. An allocator puts it on
-    /// its lists instead. Callers who want the frame themselves use [`Folio::put`].
+    /// By default the block becomes [`Free`] and rests, for whoever [claims](Self::claim) it; one with a frame that the
+    /// hardware reported is kept from everybody, for good. An allocator puts it on its lists instead. Callers who want the frame themselves use [`Folio::put`].
     ///
     /// This is a safe method, so `frozen` may come from another map of the same type. An implementor to whom that
     /// matters compares [`Frozen::map`].
@@ -227,6 +244,11 @@ unsafe impl<T: MemMap> MemMap for &T {
     unsafe fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
         // SAFETY: the caller is inside the one read side of both.
         unsafe { (**self).descriptor(pfn) }
+    }
+
+    unsafe fn run(&self, pfn: Pfn, most: u64) -> Option<(NonNull<Page>, u64)> {
+        // SAFETY: as above, and the frames are in both.
+        unsafe { (**self).run(pfn, most) }
     }
 
     fn release(&self, frozen: Frozen<'_, Self>) {

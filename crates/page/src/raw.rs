@@ -18,6 +18,7 @@ impl<'m, M: MemMap> Folio<'m, M> {
     /// [`GetError::Overflow`] where the sum would pass the limit of `i32::MAX` references; nothing is changed.
     ///
     /// Cost: one compare-exchange, Relaxed, whatever `n` is.
+    #[inline]
     pub fn take_raw(&self, n: u32) -> Result<(), GetError> {
         let page = self.block().page();
         if n == 0 {
@@ -32,6 +33,31 @@ impl<'m, M: MemMap> Folio<'m, M> {
         }
     }
 
+    /// A handle for one of the references that are kept without one: [`from_raw`](Self::from_raw) where there is a handle
+    /// already, without looking the folio up.
+    ///
+    /// # Safety
+    ///
+    /// A reference on this folio was kept by [`take_raw`](Self::take_raw), [`into_raw`](Self::into_raw) or
+    /// [`Frozen::into_raw`], and each is taken back at most once.
+    #[inline]
+    pub unsafe fn adopt(&self) -> Self {
+        Self::new(*self.block())
+    }
+
+    /// Gives back this reference, and `others` more that are kept without a handle. The last one returns the folio,
+    /// frozen.
+    ///
+    /// Cost: as for [`put_raw`](Self::put_raw), without looking the folio up.
+    ///
+    /// # Safety
+    ///
+    /// As for [`adopt`](Self::adopt), of all `others`.
+    #[inline]
+    pub unsafe fn put_with(self, others: u32) -> Option<Frozen<'m, M>> {
+        put(self.into_block(), others.saturating_add(1))
+    }
+
     /// Gives back `n` references that are kept without a handle. The last one returns the folio, frozen. Linux:
     /// `folio_put_refs`.
     ///
@@ -42,18 +68,25 @@ impl<'m, M: MemMap> Folio<'m, M> {
     ///
     /// `head` is the head of a folio of `map`; `n` references on it were kept by [`take_raw`](Self::take_raw),
     /// [`into_raw`](Self::into_raw) or [`Frozen::into_raw`], and each is taken back at most once.
+    #[inline]
     pub unsafe fn put_raw(map: &'m M, head: Pfn, n: u32) -> Option<Frozen<'m, M>> {
         if n == 0 {
             return None;
         }
         // SAFETY: the references that were kept keep the descriptors in place.
         let block = unsafe { Block::find(map, head) }?;
-        block.page().written();
-        match block.page().info.put(n) {
-            Ok(Put::Last(_)) => Some(Frozen::new(block)),
-            // An underflow is the caller's broken promise. It leaves the count saturated: the frame leaks.
-            Ok(Put::Held) | Err(_) => None,
-        }
+        put(block, n)
+    }
+}
+
+/// Gives back `n` references.
+#[inline]
+fn put<'m, M: MemMap>(block: Block<'m, M>, n: u32) -> Option<Frozen<'m, M>> {
+    block.page().written();
+    match block.page().info.put(n) {
+        Ok(Put::Last(_)) => Some(Frozen::new(block)),
+        // An underflow is the caller's broken promise. It leaves the count saturated: the frame leaks.
+        Ok(Put::Held) | Err(_) => None,
     }
 }
 

@@ -72,6 +72,11 @@ pub enum Reason {
     },
     /// A frame of the block is not in the memory map.
     Absent,
+    /// The hardware reported an error in a frame of the block: [`HWPOISON`](crate::PageFlags::HWPOISON).
+    Poisoned {
+        /// The first such frame.
+        pfn: Pfn,
+    },
 }
 
 impl fmt::Display for Reason {
@@ -91,6 +96,7 @@ impl fmt::Display for Reason {
             }
             Self::TooLarge { order } => write!(f, "no block is larger than {order:?}"),
             Self::Absent => f.write_str("a frame of the block is not in the memory map"),
+            Self::Poisoned { pfn } => write!(f, "the hardware reported an error in {pfn:?}"),
         }
     }
 }

@@ -124,6 +124,12 @@ unsafe impl<C: Counting> MemMap for SliceMap<'_, C> {
         // going back and forth; where `usize` is shorter than a frame number both ways are cut alike.
         Some(unsafe { NonNull::new_unchecked(page) })
     }
+
+    #[inline]
+    unsafe fn run(&self, pfn: Pfn, most: u64) -> Option<(NonNull<Page>, u64)> {
+        // SAFETY: passed on to the caller. The slice is one piece of memory, and the caller's frames are in it.
+        Some((unsafe { self.descriptor(pfn) }?, most))
+    }
 }
 
 impl<C> fmt::Debug for SliceMap<'_, C> {

@@ -217,7 +217,7 @@ fn try_get_through_a_tail_against_split() {
         || Map::new(2, Immovable).hold_pair(),
         |map| {
             let Ok(frozen) = map.held(0).freeze() else { return };
-            let (low, high) = frozen.unprep().unwrap().into_free().split().unwrap();
+            let (low, high) = frozen.unprep().unwrap().into_free().unwrap().split().unwrap();
             let (low, high) = (low.allocate().into_folio(), high.allocate().into_folio());
             assert_eq!(low.count(), 1, "the lookup of frame 1 took a reference on frame 0");
             let _ = (low.into_raw(), high.into_raw());
@@ -247,7 +247,7 @@ fn try_get_against_merge_and_write_protect() {
         || Map::new(2, Inside(AtomicU32::new(0))).keep(0).hold(1),
         |map| {
             let Ok(frozen) = map.held(1).freeze() else { return };
-            let pair = map.kept(0).merge(frozen.into_free()).unwrap().allocate().prep().unwrap();
+            let pair = map.kept(0).merge(frozen.into_free().unwrap()).unwrap().allocate().prep().unwrap();
             if mutant!("model-no-synchronize", map.read.synchronize(), Ok(())).is_ok() {
                 map.pages[1].write_protect();
             }

@@ -277,8 +277,14 @@ impl<'m, 'a> World<'m, 'a> {
         }
     }
 
-    fn freed(&mut self, n: u64, kind: Kind) {
+    /// The block becomes free, which it says; or frozen, if the hardware reported it.
+    fn freed(&mut self, n: u64, kind: Kind) -> bool {
+        if self.at(n).flags.contains(PageFlags::HWPOISON) {
+            self.at(n).kind = Kind::Frozen;
+            return false;
+        }
         *self.at(n) = Block { kind, words: [0; 4], flags: PageFlags::empty(), ..self.at(n).clone() };
+        true
     }
 
     fn step(&mut self, Step(what, a, b): Step) {
@@ -331,8 +337,21 @@ impl<'m, 'a> World<'m, 'a> {
                 self.handles.push(Handle::Frozen(free.allocate()));
             }
             (0, Handle::Frozen(frozen)) => {
-                self.freed(n, Kind::Free);
-                self.handles.push(Handle::Free(frozen.into_free()));
+                let handle = match frozen.into_free() {
+                    Ok(free) => {
+                        assert!(self.freed(n, Kind::Free));
+                        Handle::Free(free)
+                    }
+                    Err(refused) => {
+                        assert_eq!(refused.reason, Reason::Poisoned { pfn: pfn(n) });
+                        let mut frozen = refused.handle;
+                        assert!(frozen.remove_at(0..1, PageFlags::HWPOISON));
+                        assert!(!self.freed(n, Kind::Free));
+                        self.at(n).flags.remove(PageFlags::HWPOISON);
+                        Handle::Frozen(frozen)
+                    }
+                };
+                self.handles.push(handle);
             }
             (1..=3, Handle::Frozen(frozen)) => {
                 let Block { order: k, compound, .. } = *self.at(n);

@@ -59,18 +59,18 @@ fn flags_and_words_of_frames_are_those_of_their_descriptors() {
         assert!(frozen.insert_at(0..0, PageFlags::DIRTY));
         assert!(frozen.insert_at(1..2, PageFlags::DIRTY));
         // SAFETY: nothing is counted in this map.
-        assert!(unsafe { frozen.words_of(0..3) }.is_none());
+        assert!(unsafe { frozen.descriptors() }.words_of(0..3).is_none());
         // SAFETY: see above.
-        for (n, words) in unsafe { frozen.words_of(0..2) }.unwrap().enumerate() {
+        for (n, words) in unsafe { frozen.descriptors() }.words_of(0..2).unwrap().enumerate() {
             words.word[3].store(n as u64 + 1, Relaxed);
         }
         let folio = frozen.into_folio();
         assert_eq!(folio.flags_at(0), Some(PageFlags::empty()));
         assert_eq!(folio.flags_at(1), Some(PageFlags::DIRTY));
         // SAFETY: see above.
-        let words = unsafe { folio.words_of(0..2) }.unwrap();
+        let words = unsafe { folio.descriptors() }.words_of(0..2).unwrap();
         assert_eq!(words.map(|words| words.word[3].load(Relaxed)).collect::<Vec<_>>(), [1, 2]);
         // SAFETY: see above.
-        assert!(unsafe { folio.words_of(1..3) }.is_none());
+        assert!(unsafe { folio.descriptors() }.words_of(1..3).is_none());
     });
 }

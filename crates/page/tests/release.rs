@@ -34,7 +34,7 @@ unsafe impl MemMap for Pool<'_> {
 
     fn release(&self, frozen: Frozen<'_, Self>) {
         assert!(core::ptr::eq(frozen.map(), self));
-        self.freed.lock().unwrap().push(frozen.into_free().into_raw());
+        self.freed.lock().unwrap().push(frozen.into_free().unwrap().into_raw());
     }
 }
 

@@ -138,7 +138,7 @@ fn one_frame_through_all_states() {
         let folio = frozen.into_folio();
         let frozen = folio.put().unwrap();
         assert_eq!(state(map, n), FROZEN);
-        let free = frozen.into_free();
+        let free = frozen.into_free().unwrap();
         assert_eq!(state(map, n), FREE);
         drop(free);
         assert_eq!(state(map, n), AT_REST);
@@ -212,7 +212,7 @@ fn prep_makes_equal_tails_and_unprep_undoes_it() {
         let frozen = frozen.unprep().unwrap();
         assert!((9..16).all(|n| state(map, n) == State::Inside && head(map, n) == n));
         assert!((9..16).all(|n| map.enter().page(pfn(n)).unwrap().place() == place(3, 2)));
-        let (low, high) = frozen.into_free().split().unwrap();
+        let (low, high) = frozen.into_free().unwrap().split().unwrap();
         assert_eq!((low.pfn(), low.order(), high.pfn(), high.order()), (pfn(8), order(2), pfn(12), order(2)));
         assert_eq!(state(map, 12), State::Free { order: order(2), parked: false });
         assert_eq!(high.place(), place(3, 2));
@@ -230,11 +230,11 @@ fn refusals_name_their_reason_and_change_nothing() {
         let frozen = single.allocate();
         let frozen = refused(map, Reason::SingleFrame, || frozen.prep());
         let frozen = refused(map, Reason::NotCompound, || frozen.unprep());
-        drop(frozen.into_free());
+        drop(frozen.into_free().unwrap());
 
         let pair = block(map, 0, 1).allocate();
         let pair = refused(map, Reason::NotCompound, || pair.unprep()).prep().unwrap();
-        let pair = refused(map, Reason::Compound { order: order(1) }, || pair.prep()).into_free();
+        let pair = refused(map, Reason::Compound { order: order(1) }, || pair.prep()).into_free().unwrap();
         assert!(pair.is_compound());
         let pair = refused(map, Reason::Compound { order: order(1) }, || pair.split());
         let other = block(map, 2, 1);
@@ -242,7 +242,7 @@ fn refusals_name_their_reason_and_change_nothing() {
         let (pair, other) = refused(map, reason, || pair.merge(other));
         let (other, pair) = refused(map, reason, || other.merge(pair));
         assert_eq!((pair.pfn(), other.pfn()), (pfn(0), pfn(2)), "handles come back in the order of the call");
-        let pair = pair.allocate().unprep().unwrap().into_free();
+        let pair = pair.allocate().unprep().unwrap().into_free().unwrap();
 
         let not_buddies = |a: u64, b: u64| Reason::NotBuddies { pfn: pfn(a), other: pfn(b) };
         let single = map.claim(pfn(4)).unwrap();
@@ -308,7 +308,7 @@ fn shared_tails_are_not_taken_apart() {
         assert_eq!((got.pfn(), got.order()), (pfn(128), order(7)));
         got.insert(PageFlags::DIRTY);
     }
-    drop(folio.freeze().unwrap().into_free());
+    drop(folio.freeze().unwrap().into_free().unwrap());
     assert_eq!(all_words(&map)[1..], tails, "a tail was written");
     let at_rest = map.claim(pfn(128)).unwrap().allocate();
     assert!(at_rest.has_shared_tails(), "giving it back forgot that its tails are shared");
@@ -318,14 +318,14 @@ fn shared_tails_are_not_taken_apart() {
 fn templates_say_the_same_as_the_transitions() {
     on_map(16, 16, |map| {
         assert_eq!(all_words(map), [Template::base(place(3, 2)).words(); 16]);
-        drop(block(map, 16, 4).allocate().prep().unwrap().into_free());
+        drop(block(map, 16, 4).allocate().prep().unwrap().into_free().unwrap());
         let mut others = pages(16);
         let (head, tail) = (Template::head(order(4), place(3, 2)), Template::tail(order(4), place(3, 2)));
         let same = from_templates(&mut others, 16, head, tail);
         assert_eq!(all_words(map), all_words(&same));
         let frozen = same.claim(pfn(16)).unwrap().allocate();
         assert!(!frozen.has_shared_tails());
-        let (low, high) = frozen.unprep().unwrap().into_free().split().unwrap();
+        let (low, high) = frozen.unprep().unwrap().into_free().unwrap().split().unwrap();
         assert_eq!((low.order(), high.pfn()), (order(3), pfn(24)));
     });
 }
@@ -358,7 +358,7 @@ fn words_are_the_allocators_while_free_and_cleared_on_the_way_out_and_back() {
         assert_eq!(now(), [0; 6]);
         let folio = frozen.into_folio();
         folio.insert(PageFlags::DIRTY | PageFlags::ANON);
-        let free = folio.put().unwrap().into_free();
+        let free = folio.put().unwrap().into_free().unwrap();
         assert_eq!(now(), [0; 6]);
         assert_eq!(map.enter().page(pfn(0)).unwrap().flags(), PageFlags::empty());
         assert_eq!(free.place(), place(3, 2));
@@ -492,9 +492,10 @@ fn dumps_read_like_this() {
         assert_eq!(dump(0x100), "pfn 0x100: order 2, count 1, node 3, zone 2, DIRTY | HWPOISON");
         assert_eq!(dump(0x103), "pfn 0x103: tail of pfn 0x100, order 2, node 3, zone 2");
         assert_eq!(format!("{folio:?}"), "Folio(pfn 0x100, order 2, count 1)");
-        let frozen = folio.freeze().unwrap();
+        let mut frozen = folio.freeze().unwrap();
         assert_eq!(format!("{frozen:?}"), "Frozen(pfn 0x100, head of order 2 compound)");
-        let free = frozen.into_free();
+        frozen.remove_at(0..1, PageFlags::HWPOISON);
+        let free = frozen.into_free().unwrap();
         assert_eq!(format!("{free:?}"), "Free(pfn 0x100, head of order 2 free compound)");
         assert_eq!(format!("{:?}", free.split().unwrap_err()), "Refused(Compound { order: order 2 })");
     });
@@ -539,7 +540,7 @@ fn blocks_are_joined_on_demand() {
     assert_eq!(map.claim_joined(pfn(0), order(2)).unwrap_err(), ClaimError::Taken { pfn: pfn(0) });
     let used = map.claim(pfn(11)).unwrap().allocate();
     assert_eq!(map.claim_joined(pfn(8), order(2)).unwrap_err(), ClaimError::Taken { pfn: pfn(11) });
-    drop(used.into_free());
+    drop(used.into_free().unwrap());
     assert_eq!(map.claim_joined(pfn(8), order(2)).unwrap().order(), order(2));
 
     // Past the map: what could be joined rests, joined.

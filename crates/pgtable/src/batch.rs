@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Unmapping: entries are taken out of use by one step, and given back by another, after a flush.
+//! Unmapping: entries are taken out of use here, and given back by the flush.
 
 use core::fmt;
-use core::ops::ControlFlow;
 
-use mmkit_addr::{Level, Pfn, PfnRange, VirtAddr, VirtRange};
-use mmkit_sync::{Counter, Events, InsideReader, ReadSide, mutant};
+use mmkit_addr::VirtRange;
+use mmkit_sync::mutant;
 
 use crate::node::{Node, Span};
-use crate::ranges::{RANGES, Ranges};
+use crate::ranges::Ranges;
 use crate::shape::named;
 use crate::tables::Locked;
-use crate::{Entry, Error, Mmu, Prot, Share, Slot, TableEnv, Tables, Tag, Target};
+use crate::{Entry, Error, Slot, TableEnv, Tables, Tag, Target};
 
 /// Ranges that were unmapped and wait for one flush: the frames behind them belong to the batch.
 ///
@@ -26,41 +25,9 @@ use crate::{Entry, Error, Mmu, Prot, Share, Slot, TableEnv, Tables, Tag, Target}
 /// them are flushed and searched as one.
 #[must_use = "what was unmapped is leaked unless the batch is flushed or cancelled"]
 pub struct Batch<'t, E: Entry, V: TableEnv> {
-    tables: &'t Tables<E, V>,
-    tag: Tag,
-    ranges: Ranges,
-}
-
-/// What a flush gives back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Released {
-    /// The frames of one leaf. A frame that was mapped repeatedly comes once for each leaf.
-    Leaf {
-        /// The first address it was mapped at.
-        va: VirtAddr,
-        /// Its level.
-        level: Level,
-        /// Its frames.
-        frames: PfnRange,
-        /// What it allowed.
-        prot: Prot,
-    },
-    /// One attachment of a shared table, which has been taken off its count.
-    Shared {
-        /// The first address it was attached at.
-        va: VirtAddr,
-        /// The shared table.
-        share: Share,
-    },
-}
-
-/// A flush that was asked for inside a reader. Nothing was given back; the batch is handed back to be flushed later.
-#[must_use = "the batch in it is leaked unless it is flushed or cancelled"]
-pub struct FlushError<'t, E: Entry, V: TableEnv> {
-    /// The batch, unchanged.
-    pub batch: Batch<'t, E, V>,
-    /// Why.
-    pub error: InsideReader,
+    pub(crate) tables: &'t Tables<E, V>,
+    pub(crate) tag: Tag,
+    pub(crate) ranges: Ranges,
 }
 
 impl<E: Entry, V: TableEnv> Tables<E, V> {
@@ -100,6 +67,12 @@ impl<E: Entry, V: TableEnv> Tables<E, V> {
 }
 
 impl<'t, E: Entry, V: TableEnv> Batch<'t, E, V> {
+    /// The tables.
+    #[must_use]
+    pub const fn tables(&self) -> &'t Tables<E, V> {
+        self.tables
+    }
+
     /// Takes `range` out of use: every address of it must be mapped, by leaves and shared tables that lie in it whole.
     ///
     /// Cost: one entry written per leaf or shared table; no memory, no flush.
@@ -117,33 +90,32 @@ impl<'t, E: Entry, V: TableEnv> Batch<'t, E, V> {
         Ok(())
     }
 
-    /// Flushes the caches, waits for readers, gives everything back: `release` is called for each leaf and each
-    /// shared table, in ascending order within a range, with no lock held.
+    /// Takes out of use whatever is mapped in `range`, by leaves and shared tables that lie in it whole. Where nothing is
+    /// mapped, or where another batch was first, nothing happens.
     ///
-    /// One flush and one wait, whatever the number of ranges. (Another of each where a table lost its last entries to this
-    /// batch and to another one that was flushed at the same time.) No memory is needed. While it runs, mapping next
-    /// to the ranges may be refused as [`Error::Pending`].
+    /// Until the flush, mapping something in the holes of the range may be refused as [`Error::Pending`]. Cost: one load
+    /// per entry, one entry written per leaf or shared table, and one per table that holds nothing else; no memory, no flush.
+    /// Linux: `unmap_page_range`.
     ///
     /// # Errors
     ///
-    /// [`FlushError`] where the read side refused to wait, because the calling thread is inside a reader.
-    pub fn flush(self, mut release: impl FnMut(Released)) -> Result<(), FlushError<'t, E, V>> {
-        while self.detach_all() {
-            if let Err(error) = self.tables.quiesce(&self.ranges) {
-                return Err(FlushError { batch: self, error });
-            }
-            for &span in self.ranges.as_slice() {
-                self.give_back(span, &mut release);
-            }
-            for &span in self.ranges.as_slice() {
-                self.reap_all(span);
-            }
-            // A table that another batch had entries in until now may have become empty. It needs a flush of its own.
-            if mutant!("pgtable-one-round", false, true) {
-                break;
+    /// [`Error::NotCanonical`], [`Error::BadRange`], [`Error::Misaligned`], [`Error::Partial`]. Nothing has changed then;
+    /// ranges unmapped before stay in the batch.
+    pub fn zap(&mut self, range: VirtRange) -> Result<(), Error> {
+        let span = self.tables.span(range)?;
+        let locked = self.tables.lock();
+        // Only what is at its ends can reach out of the range.
+        for end in [span.from, span.last] {
+            let (node, index, slot) = locked.find(end);
+            let entry = node.span(index);
+            let inside = span.from <= entry.from && entry.last <= span.last;
+            if matches!(slot, Slot::Present(_)) && !inside {
+                let va = self.tables.va(entry.from.max(span.from));
+                return Err(Error::Partial { va, level: named(node.level) });
             }
         }
-        self.close();
+        self.mark(locked.root(), span);
+        self.ranges.add(span);
         Ok(())
     }
 
@@ -158,42 +130,63 @@ impl<'t, E: Entry, V: TableEnv> Batch<'t, E, V> {
     }
 
     /// Gives the tag back. Nothing may be pending under it.
-    fn close(self) {
+    pub(crate) fn close(self) {
         let mut locked = self.tables.lock();
         locked.state.tags[usize::from(self.tag) / 64] &= !(1 << (self.tag % 64));
     }
 
-    /// Makes every entry of `span`, which is mapped, pending.
-    fn mark(&self, node: Node<'t, E, V>, span: Span) {
+    /// Makes every present entry of `span` pending: none of them reaches out of it. Whether nothing is left there but what
+    /// is pending in this batch.
+    fn mark(&self, node: Node<'t, E, V>, span: Span) -> bool {
+        let mut ours = true;
+        if node.level == 0 {
+            node.rewrite(span, |slot| match slot {
+                Slot::Present(target) => Some(Slot::Pending(target, self.tag)),
+                Slot::Pending(_, tag) => {
+                    ours &= tag == self.tag;
+                    None
+                }
+                Slot::Empty => None,
+            });
+            return ours;
+        }
         for (index, part) in node.indices(span) {
             match node.slot(index) {
                 Slot::Present(Target::Table { pfn }) => {
                     // SAFETY: the caller holds the lock, and what is linked is given back only after it was unlinked.
-                    self.mark(unsafe { node.child(index, pfn) }, part);
+                    let emptied = self.mark(unsafe { node.child(index, pfn) }, part);
+                    // A table whose last entries go here goes with them; the flush would find out, but would have to look
+                    // at every entry for it.
+                    if mutant!("pgtable-detach-others", emptied, true) && part == node.span(index) {
+                        node.set(index, Slot::Pending(Target::Table { pfn }, self.tag));
+                    }
+                    ours &= emptied;
                 }
                 Slot::Present(target) => node.set(index, Slot::Pending(target, self.tag)),
-                Slot::Empty | Slot::Pending(..) => {}
+                Slot::Pending(_, tag) => ours &= tag == self.tag,
+                Slot::Empty => {}
             }
         }
+        ours
     }
 
     /// Makes everything of the batch in `span` present again.
     fn restore(&self, node: Node<'t, E, V>, span: Span) {
-        for (index, part) in node.indices(span) {
-            let slot = node.slot(index);
-            if let Some(child) = self.child(node, index, slot) {
-                self.restore(child, part);
-            }
-            if let Slot::Pending(target, tag) = slot
-                && tag == self.tag
-            {
-                node.set(index, Slot::Present(target));
+        if node.level > 0 {
+            for (index, part) in node.indices(span) {
+                if let Some(child) = self.child(node, index, node.slot(index)) {
+                    self.restore(child, part);
+                }
             }
         }
+        node.rewrite(span, |slot| match slot {
+            Slot::Pending(target, tag) if tag == self.tag => Some(Slot::Present(target)),
+            _ => None,
+        });
     }
 
     /// The table behind a slot, if it is linked or was detached by this batch.
-    fn child(&self, node: Node<'t, E, V>, index: u64, slot: Slot) -> Option<Node<'t, E, V>> {
+    pub(crate) fn child(&self, node: Node<'t, E, V>, index: u64, slot: Slot) -> Option<Node<'t, E, V>> {
         let pfn = match slot {
             Slot::Present(Target::Table { pfn }) => pfn,
             Slot::Pending(Target::Table { pfn }, tag) if tag == self.tag => pfn,
@@ -203,119 +196,18 @@ impl<'t, E: Entry, V: TableEnv> Batch<'t, E, V> {
         // detached is given back by it alone.
         Some(unsafe { node.child(index, pfn) })
     }
-
-    /// Detaches tables that hold nothing but what is pending in this batch. Whether a flush is due: whether anything of
-    /// the batch is left.
-    fn detach_all(&self) -> bool {
-        let locked = self.tables.lock();
-        let mut left = false;
-        for &span in self.ranges.as_slice() {
-            left |= self.detach(locked.root(), span);
-        }
-        left
-    }
-
-    fn detach(&self, node: Node<'t, E, V>, span: Span) -> bool {
-        let mut left = false;
-        for (index, part) in node.indices(span) {
-            match node.slot(index) {
-                Slot::Present(Target::Table { pfn }) => {
-                    // SAFETY: `detach_all` holds the lock, and what is linked is given back only after it was unlinked.
-                    let child = unsafe { node.child(index, pfn) };
-                    left |= self.detach(child, part);
-                    if child.holds_only(self.tag) {
-                        node.set(index, Slot::Pending(Target::Table { pfn }, self.tag));
-                        left = true;
-                    }
-                }
-                Slot::Pending(_, tag) => left |= tag == self.tag,
-                Slot::Present(_) | Slot::Empty => {}
-            }
-        }
-        left
-    }
-
-    /// Empties the entries of leaves and shared tables of the batch in `span`, and releases what was behind them.
-    fn give_back(&self, span: Span, release: &mut impl FnMut(Released)) {
-        let mut rest = span;
-        loop {
-            let mut chunk = Chunk::new();
-            let mut locked = self.tables.lock();
-            let root = locked.root();
-            let full = self.collect(&mut locked, root, rest, &mut chunk);
-            drop(locked);
-            chunk.drain(&mut *release);
-            match full {
-                ControlFlow::Break(from) => rest.from = from,
-                ControlFlow::Continue(()) => return,
-            }
-        }
-    }
-
-    /// Breaks with the position to go on at when the chunk is full.
-    fn collect(
-        &self,
-        locked: &mut Locked<'t, E, V>,
-        node: Node<'t, E, V>,
-        span: Span,
-        chunk: &mut Chunk<Released>,
-    ) -> ControlFlow<u64> {
-        for (index, part) in node.indices(span) {
-            let slot = node.slot(index);
-            if let Some(child) = self.child(node, index, slot) {
-                self.collect(locked, child, part, chunk)?;
-            } else if let Slot::Pending(target, tag) = slot
-                && tag == self.tag
-            {
-                if chunk.is_full() {
-                    return ControlFlow::Break(part.from);
-                }
-                node.set(index, Slot::Empty);
-                chunk.push(locked.released(node.level, part, target));
-            }
-        }
-        ControlFlow::Continue(())
-    }
-
-    /// Gives back the tables that the batch detached, which are empty by now.
-    fn reap_all(&self, span: Span) {
-        loop {
-            let mut chunk = Chunk::new();
-            let locked = self.tables.lock();
-            let full = self.reap(locked.root(), span, &mut chunk);
-            drop(locked);
-            chunk.drain(|(pfn, level)| {
-                // SAFETY: the table was detached by this batch before the last flush and the last wait for readers, so
-                // nobody is in it; its entry was emptied by `reap`, so nothing leads to it, and it comes here once.
-                unsafe { self.tables.free_table(pfn, level) };
-            });
-            if full.is_continue() {
-                return;
-            }
-        }
-    }
-
-    fn reap(&self, node: Node<'t, E, V>, span: Span, chunk: &mut Chunk<(Pfn, u8)>) -> ControlFlow<()> {
-        for (index, part) in node.indices(span) {
-            let slot = node.slot(index);
-            let Some(child) = self.child(node, index, slot) else { continue };
-            self.reap(child, part, chunk)?;
-            // Tag 0 is nobody's: only empty entries are left. Where several ranges share a table, the last one reaps it.
-            if matches!(slot, Slot::Pending(..)) && child.holds_only(0) {
-                if chunk.is_full() {
-                    return ControlFlow::Break(());
-                }
-                node.set(index, Slot::Empty);
-                chunk.push((child.pfn, child.level));
-            }
-        }
-        ControlFlow::Continue(())
-    }
 }
 
 impl<'t, E: Entry, V: TableEnv> Locked<'t, E, V> {
     /// Whether every address of `span` is mapped by something that lies in it whole; by shared tables only if asked.
     pub(crate) fn check_mapped(&self, node: Node<'t, E, V>, span: Span, shared: bool) -> Result<(), Error> {
+        if node.level == 0 {
+            let Some((index, slot)) = node.find_not(span, |slot| matches!(slot, Slot::Present(_))) else {
+                return Ok(());
+            };
+            let va = self.tables.va(node.span(index).from);
+            return Err(if slot == Slot::Empty { Error::NotMapped { va } } else { Error::Pending { va } });
+        }
         for (index, part) in node.indices(span) {
             let va = self.tables.va(part.from);
             match node.slot(index) {
@@ -334,63 +226,6 @@ impl<'t, E: Entry, V: TableEnv> Locked<'t, E, V> {
         }
         Ok(())
     }
-
-    /// What is given back for a leaf, or for a shared table, whose count drops. After the flush only.
-    pub(crate) fn released(&mut self, level: u8, part: Span, target: Target) -> Released {
-        let va = self.tables.va(part.from);
-        match target {
-            Target::Leaf { pfn, prot } => {
-                let order = self.tables.shape().leaf_order(level);
-                Released::Leaf { va, level: named(level), frames: PfnRange::block(pfn, order), prot }
-            }
-            Target::Table { pfn } | Target::Shared { pfn } => {
-                Released::Shared { va, share: self.drop_attachment(pfn) }
-            }
-        }
-    }
-}
-
-impl<E: Entry, V: TableEnv> Tables<E, V> {
-    /// After this nobody uses what was taken out of use in `ranges` before.
-    pub(crate) fn quiesce(&self, ranges: &Ranges) -> Result<(), InsideReader> {
-        self.flush_caches(ranges);
-        mutant!("pgtable-no-synchronize", self.env().read_side().synchronize()?, ());
-        self.env().events().count(Counter::Synchronize, 1);
-        Ok(())
-    }
-
-    pub(crate) fn flush_caches(&self, ranges: &Ranges) {
-        let spans = ranges.as_slice();
-        let range = |at| spans.get(at).map(|&span| self.va_range(span));
-        let all: [_; RANGES] = core::array::from_fn(|at| range(at).unwrap_or(self.va_range(spans[0])));
-        self.env().mmu().flush(&all[..spans.len()]);
-        self.env().events().count(Counter::TlbFlush, 1);
-    }
-}
-
-/// A few things that were collected under the lock, to be dealt with after it.
-struct Chunk<T> {
-    items: [Option<T>; 32],
-    len: usize,
-}
-
-impl<T> Chunk<T> {
-    const fn new() -> Self {
-        Self { items: [const { None }; 32], len: 0 }
-    }
-
-    const fn is_full(&self) -> bool {
-        self.len == self.items.len()
-    }
-
-    fn push(&mut self, item: T) {
-        self.items[self.len] = Some(item);
-        self.len += 1;
-    }
-
-    fn drain(self, take: impl FnMut(T)) {
-        self.items.into_iter().flatten().for_each(take);
-    }
 }
 
 impl<E: Entry, V: TableEnv> fmt::Debug for Batch<'_, E, V> {
@@ -399,17 +234,3 @@ impl<E: Entry, V: TableEnv> fmt::Debug for Batch<'_, E, V> {
         f.debug_list().entries(ranges).finish()
     }
 }
-
-impl<E: Entry, V: TableEnv> fmt::Debug for FlushError<'_, E, V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FlushError").field("batch", &self.batch).field("error", &self.error).finish()
-    }
-}
-
-impl<E: Entry, V: TableEnv> fmt::Display for FlushError<'_, E, V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "nothing was flushed: {}", self.error)
-    }
-}
-
-impl<E: Entry, V: TableEnv> core::error::Error for FlushError<'_, E, V> {}

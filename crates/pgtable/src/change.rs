@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Changing what is mapped: protect, replace, split, unshare.
+//! Changing what is mapped: protect, upgrade, replace, split, unshare.
 
 use core::cell::Cell;
 use core::fmt;
@@ -102,7 +102,8 @@ impl<'t, E: Entry, V: TableEnv> Replaced<'t, E, V> {
 impl<E: Entry, V: TableEnv> Tables<E, V> {
     /// Changes what every leaf of `range` allows. All of it must be mapped by private leaves that lie in it whole.
     ///
-    /// The change is in force once the token is flushed. Cost: one entry written per leaf.
+    /// The change is in force once the token is flushed. Cost: two loads per entry, and one store per leaf
+    /// that changes.
     ///
     /// # Errors
     ///
@@ -112,8 +113,49 @@ impl<E: Entry, V: TableEnv> Tables<E, V> {
         let span = self.span(range)?;
         let locked = self.lock();
         locked.check_mapped(locked.root(), span, false)?;
-        locked.protect(locked.root(), span, prot);
+        locked.protect(locked.root(), span, |_| prot);
         Ok(Stale { tables: self, ranges: Ranges::of(span) })
+    }
+
+    /// Takes from every private leaf of `range` what `keep` does not allow; where nothing is mapped, nothing happens. With
+    /// [`Prot::READ`] all of it becomes read-only, which is what a fork asks for.
+    ///
+    /// The change is in force once the token is flushed. Cost: one load per entry, one entry written per leaf that changes.
+    /// What waits for a flush is left alone: if its batch is cancelled, it comes back as it was.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotCanonical`], [`Error::BadRange`], [`Error::Misaligned`], [`Error::Partial`], [`Error::Shared`].
+    /// Nothing has changed then.
+    pub fn restrict(&self, range: VirtRange, keep: Prot) -> Result<Stale<'_, E, V>, Error> {
+        let span = self.span(range)?;
+        let locked = self.lock();
+        locked.check_private(locked.root(), span)?;
+        locked.protect(locked.root(), span, |prot| prot & keep);
+        Ok(Stale { tables: self, ranges: Ranges::of(span) })
+    }
+
+    /// Lets the private leaf that maps `va` allow `more` as well, if it maps the block of frames that starts at `expected`.
+    ///
+    /// There is nothing to flush: who has cached what it allowed before is refused once more, and finds out. Cost: one
+    /// walk, and one store if that adds something. No memory is needed. Linux: `ptep_set_access_flags`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotCanonical`], [`Error::NotMapped`], [`Error::Pending`], [`Error::Shared`], [`Error::Changed`] where
+    /// another frame is mapped. Nothing has changed then.
+    pub fn upgrade(&self, va: VirtAddr, expected: Pfn, more: Prot) -> Result<(), Error> {
+        let position = self.position(va)?;
+        let locked = self.lock();
+        let (node, index, slot) = locked.find(position);
+        let Target::Leaf { pfn, prot } = locked.leaf(va, slot)? else { return Err(Error::NotMapped { va }) };
+        if pfn != expected {
+            return Err(Error::Changed { va, found: pfn });
+        }
+        if !prot.contains(more) {
+            node.set(index, Slot::Present(Target::Leaf { pfn, prot: prot | more }));
+        }
+        Ok(())
     }
 
     /// Replaces the frames behind the private leaf at `va`, if it maps the block of frames that starts at `expected`.
@@ -296,20 +338,45 @@ impl<'t, E: Entry, V: TableEnv> Locked<'t, E, V> {
         Ok(())
     }
 
-    /// Every entry of `span` is a private leaf.
-    fn protect(&self, node: Node<'t, E, V>, span: Span, prot: Prot) {
+    /// Changes what the private leaves of `span` allow; none of them reaches out of it.
+    fn protect(&self, node: Node<'t, E, V>, span: Span, change: impl Fn(Prot) -> Prot + Copy) {
+        if node.level > 0 {
+            for (index, part) in node.indices(span) {
+                if let Slot::Present(Target::Table { pfn }) = node.slot(index) {
+                    // SAFETY: the lock is held, and what is linked is given back only after it was unlinked under it.
+                    self.protect(unsafe { node.child(index, pfn) }, part, change);
+                }
+            }
+        }
+        node.rewrite(span, |slot| match slot {
+            Slot::Present(Target::Leaf { pfn, prot }) => {
+                let new = change(prot);
+                (new != prot).then_some(Slot::Present(Target::Leaf { pfn, prot: new }))
+            }
+            _ => None,
+        });
+    }
+
+    /// Fails where `span` has shared tables, or begins or ends inside a leaf.
+    fn check_private(&self, node: Node<'t, E, V>, span: Span) -> Result<(), Error> {
+        if node.level == 0 {
+            return Ok(());
+        }
         for (index, part) in node.indices(span) {
+            let va = self.tables.va(part.from);
             match node.slot(index) {
                 Slot::Present(Target::Table { pfn }) => {
                     // SAFETY: the lock is held, and what is linked is given back only after it was unlinked under it.
-                    self.protect(unsafe { node.child(index, pfn) }, part, prot);
+                    self.check_private(unsafe { node.child(index, pfn) }, part)?;
                 }
-                Slot::Present(Target::Leaf { pfn, .. }) => {
-                    node.set(index, Slot::Present(Target::Leaf { pfn, prot }));
+                Slot::Present(Target::Shared { .. }) => return Err(Error::Shared { va }),
+                Slot::Present(Target::Leaf { .. }) if part != node.span(index) => {
+                    return Err(Error::Partial { va, level: named(node.level) });
                 }
-                Slot::Present(Target::Shared { .. }) | Slot::Pending(..) | Slot::Empty => {}
+                Slot::Present(_) | Slot::Pending(..) | Slot::Empty => {}
             }
         }
+        Ok(())
     }
 }
 

@@ -16,6 +16,15 @@
 //!   that is dropped unflushed leaks; it never frees.
 //! * **Walkers take no lock.** A [`Reader`] follows entries by acquire loads, inside the read side of the environment.
 //!
+//! # Many entries at once
+//!
+//! A fork or an exit passes over millions of entries, of which most continue the one before. So what is said of ranges is done
+//! in one pass per table, and told in runs: [`Leaves`] are entries that follow each other, map frames that follow each other,
+//! and allow the same. [`Reader::leaves`] finds them; [`Tables::map_all`] maps many runs under one lock, all or
+//! nothing; [`Tables::restrict`] makes a range read-only, whatever is mapped in it; [`Batch::zap`] takes whatever is mapped,
+//! and the flush gives it back by the run. Per entry, each costs one load, and a store if the entry changes (the example
+//! `per_entry` measures it). [`Tables::protect`] and [`Batch::unmap`] look first, and refuse holes.
+//!
 //! # Shared tables
 //!
 //! A memory map whose tail pages are all the same frame has thousands of last-level tables that are all the same, too. Such
@@ -34,7 +43,7 @@
 //! ```
 //! use mmkit_addr::{Geometry, NodeId, Pfn, VirtAddr, VirtRange};
 //! use mmkit_frame::{Bare, test_util::TestFrames};
-//! use mmkit_pgtable::{Backing, Mapping, Prot, Released, Tables, Walk, X86_64};
+//! use mmkit_pgtable::{Backing, Leaves, Mapping, Prot, Released, Tables, Walk, X86_64};
 //!
 //! # fn main() -> Result<(), Box<dyn core::error::Error>> {
 //! let frames = TestFrames::with_frames(64);
@@ -58,12 +67,13 @@
 //! // Flushed: the tables went back to the allocator, the frames come back to us.
 //! let mut back = Vec::new();
 //! let flushed = batch.flush(|released| {
-//!     if let Released::Leaf { frames, .. } = released {
-//!         back.push(frames.start().get());
+//!     // Leaves that continue each other come as one.
+//!     if let Released::Leaves(Leaves { frames, .. }) = released {
+//!         back.push((frames.start().get(), frames.frames()));
 //!     }
 //! });
 //! assert!(flushed.is_ok());
-//! assert_eq!(back, [0x100, 0x101, 0x102]);
+//! assert_eq!(back, [(0x100, 3)]);
 //! assert_eq!(tables.table_frames(), 1);
 //! # Ok(())
 //! # }
@@ -86,6 +96,9 @@ mod dump;
 mod entry;
 mod env;
 mod error;
+mod fill;
+mod flush;
+mod leaves;
 mod map;
 mod mmu;
 mod node;
@@ -99,12 +112,14 @@ mod stash;
 mod tables;
 mod x86_64;
 
-pub use batch::{Batch, FlushError, Released};
+pub use batch::Batch;
 pub use change::{Replaced, Stale};
 pub use dump::Dump;
 pub use entry::{EncodeError, Entry, Slot, Tag, Target};
 pub use env::TableEnv;
 pub use error::Error;
+pub use flush::{FlushError, Released};
+pub use leaves::Leaves;
 pub use map::{Backing, Mapping};
 pub use mmu::{Change, ChangeKind, Mmu, TryAgain};
 pub use prot::Prot;

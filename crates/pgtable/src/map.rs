@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Mapping: look, take the tables that are missing, look again, publish.
+//! Mapping: what is asked for, and whether it can be said.
 
 use mmkit_addr::{Level, NodeId, Pfn, PfnRange, VirtRange};
-use mmkit_sync::mutant;
 
-use crate::node::{Node, Span};
+use crate::fill::{Fill, Part};
+use crate::node::Span;
 use crate::shape::named;
-use crate::stash::{Need, Stash};
 use crate::tables::aligned;
 use crate::{Entry, Error, Prot, Slot, TableEnv, Tables, Target};
 
@@ -64,27 +63,6 @@ impl Mapping {
     }
 }
 
-/// Where the entries of one mapping lead.
-#[derive(Clone, Copy)]
-pub(crate) enum Fill {
-    /// To leaves: a frame for the first, and how many frames further the next is.
-    Leaves { pfn: Pfn, step: u64, prot: Prot },
-    /// To a shared table.
-    Shared { pfn: Pfn },
-}
-
-impl Fill {
-    pub(crate) fn target(self, index: u64) -> Target {
-        match self {
-            // The caller of `Fill::leaves` checked that the last frame exists.
-            Self::Leaves { pfn, step, prot } => {
-                Target::Leaf { pfn: pfn.checked_add(index * step).unwrap_or(Pfn::MAX), prot }
-            }
-            Self::Shared { pfn } => Target::Shared { pfn },
-        }
-    }
-}
-
 impl<E: Entry, V: TableEnv> Tables<E, V> {
     /// Maps `range`, all of it or nothing. Nothing may be mapped there yet.
     ///
@@ -100,7 +78,35 @@ impl<E: Entry, V: TableEnv> Tables<E, V> {
     /// leaves' size), [`Error::BadFrames`], [`Error::Encode`], [`Error::Occupied`], [`Error::Pending`], [`Error::Alloc`].
     /// Nothing has changed then.
     pub fn map(&self, range: VirtRange, mapping: Mapping) -> Result<(), Error> {
-        let Mapping { level, backing, prot, node } = mapping;
+        let part = self.check_part(range, mapping)?;
+        self.fill(core::iter::once(part), mapping.node)
+    }
+
+    /// Maps many ranges at once, all of them or nothing: what a fork does with the folios of a parent. The ranges ascend,
+    /// and do not overlap.
+    ///
+    /// Whoever walks meanwhile may find some mapped and others not yet. New tables are on the first mapping's node.
+    /// Cost: as [`map`](Self::map), with one lock for all, and one walk per last-level table.
+    ///
+    /// # Errors
+    ///
+    /// As [`map`](Self::map); [`Error::BadRange`] also where a range does not begin behind the one before it. Nothing has
+    /// changed then.
+    pub fn map_all(&self, parts: &[(VirtRange, Mapping)]) -> Result<(), Error> {
+        let Some((_, Mapping { node, .. })) = parts.first() else { return Ok(()) };
+        let mut before = None;
+        for &(range, mapping) in parts {
+            let part = self.check_part(range, mapping)?;
+            if before.is_some_and(|last| part.span.from <= last) {
+                return Err(Error::BadRange { range });
+            }
+            before = Some(part.span.last);
+        }
+        self.fill(parts.iter().map(|&(range, mapping)| self.checked_part(range, mapping)), *node)
+    }
+
+    fn check_part(&self, range: VirtRange, mapping: Mapping) -> Result<Part, Error> {
+        let Mapping { level, backing, prot, .. } = mapping;
         let span = self.span(range)?;
         if !self.shape().is_leaf(level.get()) {
             return Err(Error::BadLevel { level });
@@ -109,99 +115,31 @@ impl<E: Entry, V: TableEnv> Tables<E, V> {
         let leaf = self.shape().span(level);
         aligned(range.start().get(), leaf)?;
         aligned(range.bytes(), leaf)?;
-        let fill = self.leaves(level, backing, prot, range.bytes() / leaf)?;
-        self.fill(span, level, fill, node)
+        let fill = self.leaves(level, backing, prot, range.bytes() >> self.shape().shift(level))?;
+        Ok(Part { span, level, fill })
+    }
+
+    /// The same for what was checked before.
+    fn checked_part(&self, range: VirtRange, mapping: Mapping) -> Part {
+        let Mapping { level, backing, prot, .. } = mapping;
+        let from = self.shape().canonical(range.start().get());
+        let span = Span { from, last: from + (range.bytes() - 1) };
+        let level = level.get();
+        Part { span, level, fill: Fill::new(backing, self.shape().leaf_order(level), prot) }
     }
 
     /// `count` leaves at `level`, checked to be sayable.
     pub(crate) fn leaves(&self, level: u8, backing: Backing, prot: Prot, count: u64) -> Result<Fill, Error> {
         let (pfn, order) = (backing.pfn(), self.shape().leaf_order(level));
         aligned(pfn.get(), order.frames())?;
-        let (frames, step) = match backing {
-            Backing::Run(_) => (count << order.get(), order.frames()),
-            Backing::Repeat(_) => (order.frames(), 0),
+        let frames = match backing {
+            Backing::Run(_) => count << order.get(),
+            Backing::Repeat(_) => order.frames(),
         };
         let run = PfnRange::new(pfn, frames).ok_or(Error::BadFrames { pfn, frames })?;
-        let fill = Fill::Leaves { pfn, step, prot };
         // The highest frame is the last leaf's first.
         let highest = Pfn::new(run.end() - order.frames()).unwrap_or(Pfn::MAX);
         E::encode(Slot::Present(Target::Leaf { pfn: highest, prot }), named(level))?;
-        Ok(fill)
-    }
-
-    /// Writes entries of `level` over `span`, which is aligned to them, where there are none.
-    pub(crate) fn fill(&self, span: Span, level: u8, fill: Fill, node: NodeId) -> Result<(), Error> {
-        let mut stash = Stash::new(self, node);
-        loop {
-            let locked = self.lock();
-            let mut need: Need = Default::default();
-            self.missing(locked.root(), span, level, &mut need)?;
-            if stash.covers(&need) {
-                self.install(locked.root(), span, level, (span.from, fill), &mut stash);
-                return Ok(());
-            }
-            drop(locked);
-            stash.fill(&need)?;
-        }
-    }
-
-    /// Counts the tables that are missing for entries of `level` over `span`.
-    fn missing(&self, node: Node<'_, E, V>, span: Span, level: u8, need: &mut Need) -> Result<(), Error> {
-        for (index, part) in node.indices(span) {
-            match node.slot(index) {
-                Slot::Empty => {
-                    for below in level..node.level {
-                        let shift = self.shape().shift(below + 1);
-                        need[usize::from(below)] += (part.last >> shift) - (part.from >> shift) + 1;
-                    }
-                }
-                Slot::Present(Target::Table { pfn }) if node.level > level => {
-                    // SAFETY: `fill` holds the lock, and what is linked is given back only after it was unlinked.
-                    let child = unsafe { node.child(index, pfn) };
-                    self.missing(child, part, level, need)?;
-                }
-                Slot::Present(_) => {
-                    return Err(Error::Occupied { va: self.va(part.from), level: named(node.level) });
-                }
-                Slot::Pending(..) => return Err(Error::Pending { va: self.va(part.from) }),
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes the entries. `missing` has found room, and the stash covers what it counted.
-    fn install(
-        &self,
-        node: Node<'_, E, V>,
-        span: Span,
-        level: u8,
-        (origin, fill): (u64, Fill),
-        stash: &mut Stash<'_, E, V>,
-    ) {
-        for (index, part) in node.indices(span) {
-            if node.level == level {
-                let nth = (part.from - origin) >> self.shape().shift(level);
-                node.set(index, Slot::Present(fill.target(nth)));
-                continue;
-            }
-            let slot = mutant!("pgtable-blind-install", node.slot(index), Slot::Empty);
-            if let Slot::Present(Target::Table { pfn }) = slot {
-                // SAFETY: `fill` holds the lock, and what is linked is given back only after it was unlinked.
-                let child = unsafe { node.child(index, pfn) };
-                self.install(child, part, level, (origin, fill), stash);
-                continue;
-            }
-            let Some(pfn) = stash.pop(node.level - 1) else {
-                unreachable!("the stash covers what is missing")
-            };
-            // SAFETY: just popped from the stash for this level, so unpublished and ours.
-            let child = unsafe { node.child(index, pfn) };
-            let table = Slot::Present(Target::Table { pfn });
-            if mutant!("pgtable-publish-before-fill", false, true) {
-                node.set(index, table);
-            }
-            self.install(child, part, level, (origin, fill), stash);
-            node.set(index, table);
-        }
+        Ok(Fill::new(backing, order, prot))
     }
 }

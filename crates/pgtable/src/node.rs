@@ -2,14 +2,15 @@
 //! One table: its entries as atomics, and the part of the address space that it covers.
 
 use core::ptr::NonNull;
+use core::slice;
 
-use mmkit_addr::{Pfn, VirtAddr, VirtRange};
+use mmkit_addr::{Level, Pfn, VirtAddr, VirtRange};
 use mmkit_frame::DirectMap;
 use mmkit_sync::atomic::{AtomicU64, Ordering};
 use mmkit_sync::{Counter, Events, mutant};
 
 use crate::shape::named;
-use crate::{Entry, Slot, TableEnv, Tables};
+use crate::{EncodeError, Entry, Slot, TableEnv, Tables, Tag};
 
 /// Positions `from..=last` of a tree: addresses without what lies above the translated bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,29 +51,116 @@ impl<'t, E: Entry, V: TableEnv> Node<'t, E, V> {
     }
 
     fn cell(&self, index: u64) -> &'t AtomicU64 {
-        let per_frame = 1 << (self.tables.shape().base_shift() - 3);
-        let start = if index < per_frame {
-            self.first
-        } else {
-            let pfn = self.pfn.checked_add(index / per_frame);
-            self.tables.frame_cells(pfn.unwrap_or(Pfn::MAX))
-        };
-        // SAFETY: the index is below the entries of a frame, and the direct map's pointer is valid for a whole frame.
-        let cell = unsafe { start.add((index % per_frame) as usize) };
         // SAFETY: valid and aligned, as the direct map promises; the frame is a table of ours for as long as the node is
         // used (`new`), and tables are accessed as atomics only, after the allocator zeroed them.
-        unsafe { cell.as_ref() }
+        unsafe { self.pointer(index).as_ref() }
+    }
+
+    /// Where the entry is.
+    fn pointer(&self, index: u64) -> NonNull<AtomicU64> {
+        let (frame, within) = (index >> self.frame_bits(), index & ((1 << self.frame_bits()) - 1));
+        let start = if frame == 0 {
+            self.first
+        } else {
+            self.tables.frame_cells(self.pfn.checked_add(frame).unwrap_or(Pfn::MAX))
+        };
+        // SAFETY: the index is below the entries of a frame, and the direct map's pointer is valid for a whole frame.
+        unsafe { start.add(within as usize) }
+    }
+
+    /// log2 of the entries in a frame.
+    fn frame_bits(&self) -> u32 {
+        self.tables.shape().base_shift() - 3
+    }
+
+    /// The entries that `span` touches, which must overlap the node: one slice for each frame of the table, and the index
+    /// that it begins with.
+    pub(crate) fn rows(&self, span: Span) -> impl Iterator<Item = (u64, &'t [AtomicU64])> + use<'t, E, V> {
+        let (node, bits) = (*self, self.frame_bits());
+        let (first, last) = (self.index(span.from), self.index(span.last));
+        (first >> bits..=last >> bits).map(move |frame| {
+            let from = first.max(frame << bits);
+            let len = last.min((frame << bits) + ((1 << bits) - 1)) - from + 1;
+            // SAFETY: the entries `from..from + len` are in one frame of the table, one after the other; the rest is as for
+            // `cell`, for each of them.
+            (from, unsafe { slice::from_raw_parts(node.pointer(from).as_ptr(), len as usize) })
+        })
+    }
+
+    /// Rewrites the entries of `span` in this table as `change` says, which gets each slot. Other tables are not looked at.
+    #[inline]
+    pub(crate) fn rewrite(&self, span: Span, change: impl FnMut(Slot) -> Option<Slot>) {
+        // One loop for the last level, where nearly all entries are: the format has one kind of entry to tell there.
+        if self.level == 0 {
+            self.rewrite_at(Level::LAST, span, change);
+        } else {
+            self.rewrite_at(named(self.level), span, change);
+        }
+    }
+
+    #[inline]
+    fn rewrite_at(&self, level: Level, span: Span, mut change: impl FnMut(Slot) -> Option<Slot>) {
+        let mut written = 0;
+        for (_, cells) in self.rows(span) {
+            for cell in cells {
+                if let Some(slot) = change(E::decode(load(cell), level)) {
+                    store(cell, encode::<E>(slot, level));
+                    written += 1;
+                }
+            }
+        }
+        self.count_written(written);
+    }
+
+    /// Writes the entries of `span` in this table, which is all of the last level: `slot` gets their numbers in `span`.
+    #[inline]
+    pub(crate) fn fill_last(&self, span: Span, slot: impl Fn(u64) -> Slot) {
+        let first = self.index(span.from);
+        for (from, cells) in self.rows(span) {
+            for (cell, nth) in cells.iter().zip(from - first..) {
+                store(cell, encode::<E>(slot(nth), Level::LAST));
+            }
+            self.count_written(cells.len() as u64);
+        }
+    }
+
+    /// Entries that were written other than by `set`.
+    pub(crate) fn count_written(&self, entries: u64) {
+        if entries > 0 {
+            self.tables.env().events().count(Counter::EntryWritten, entries);
+        }
+    }
+
+    /// The first entry of `span` in this table that `wanted` does not want.
+    #[inline]
+    pub(crate) fn find_not(&self, span: Span, wanted: impl Fn(Slot) -> bool) -> Option<(u64, Slot)> {
+        // As in `rewrite`.
+        if self.level == 0 {
+            self.find_not_at(Level::LAST, span, wanted)
+        } else {
+            self.find_not_at(named(self.level), span, wanted)
+        }
+    }
+
+    #[inline]
+    fn find_not_at(&self, level: Level, span: Span, wanted: impl Fn(Slot) -> bool) -> Option<(u64, Slot)> {
+        self.rows(span).find_map(|(from, cells)| {
+            cells.iter().zip(from..).find_map(|(cell, index)| {
+                let slot = E::decode(load(cell), level);
+                (!wanted(slot)).then_some((index, slot))
+            })
+        })
     }
 
     /// What the entry says.
+    #[inline]
     pub(crate) fn slot(&self, index: u64) -> Slot {
         E::decode(self.raw(index), named(self.level))
     }
 
     /// The entry's bits.
     pub(crate) fn raw(&self, index: u64) -> u64 {
-        // Acquire: pairs with the Release store that published what the entry leads to, in `set_raw`.
-        self.cell(index).load(Ordering::Acquire)
+        load(self.cell(index))
     }
 
     /// Writes an entry.
@@ -82,11 +170,8 @@ impl<'t, E: Entry, V: TableEnv> Node<'t, E, V> {
 
     /// Writes an entry's bits.
     pub(crate) fn set_raw(&self, index: u64, raw: u64) {
-        self.tables.env().events().count(Counter::EntryWritten, 1);
-        // Release: pairs with the Acquire load of a walker, in `raw`: it sees the table or the contents of the frame
-        // that the entry leads to as they were when it was written.
-        let order = mutant!("pgtable-relaxed-publish", Ordering::Release, Ordering::Relaxed);
-        self.cell(index).store(raw, order);
+        self.count_written(1);
+        store(self.cell(index), raw);
     }
 
     /// A word of an unpublished table, or of a frame that holds no entries.
@@ -105,10 +190,7 @@ impl<'t, E: Entry, V: TableEnv> Node<'t, E, V> {
 
     /// The bits for a slot that is known to be encodable: it was checked when frames entered the tables, or was decoded.
     pub(crate) fn encode(&self, slot: Slot) -> u64 {
-        match E::encode(slot, named(self.level)) {
-            Ok(raw) => raw,
-            Err(error) => unreachable!("{} lost an entry: {error}", E::NAME),
-        }
+        encode::<E>(slot, named(self.level))
     }
 
     /// The indices that `span` touches, which must overlap the node, each with its part of the span.
@@ -144,14 +226,55 @@ impl<'t, E: Entry, V: TableEnv> Node<'t, E, V> {
         unsafe { Self::new(self.tables, pfn, self.level - 1, self.span(index).from) }
     }
 
+    /// All positions that the table translates.
+    pub(crate) fn whole(&self) -> Span {
+        self.tables.shape().table(self.base, self.level)
+    }
+
     /// Whether all entries are empty, or pending under `tag`.
-    pub(crate) fn holds_only(&self, tag: u8) -> bool {
-        (0..self.tables.shape().entries(self.level)).all(|index| match self.slot(index) {
+    pub(crate) fn holds_only(&self, tag: Tag) -> bool {
+        let ours = |slot| match slot {
             Slot::Empty => true,
             Slot::Pending(_, other) => other == tag,
             Slot::Present(_) => false,
-        })
+        };
+        self.find_not(self.whole(), ours).is_none()
     }
+
+    /// Whether all entries are empty.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows(self.whole()).all(|(_, cells)| cells.iter().all(|cell| load(cell) == 0))
+    }
+}
+
+/// The bits for a slot that is known to be encodable.
+#[inline]
+fn encode<E: Entry>(slot: Slot, level: Level) -> u64 {
+    match E::encode(slot, level) {
+        Ok(raw) => raw,
+        Err(error) => lost::<E>(error),
+    }
+}
+
+#[cold]
+fn lost<E: Entry>(error: EncodeError) -> ! {
+    unreachable!("{} lost an entry: {error}", E::NAME)
+}
+
+/// An entry's bits.
+#[inline]
+pub(crate) fn load(cell: &AtomicU64) -> u64 {
+    // Acquire: pairs with the Release store that published what the entry leads to, in `store`.
+    cell.load(Ordering::Acquire)
+}
+
+/// Writes an entry's bits.
+#[inline]
+pub(crate) fn store(cell: &AtomicU64, raw: u64) {
+    // Release: pairs with the Acquire load of a walker, in `load`: it sees the table or the contents of the frame
+    // that the entry leads to as they were when it was written.
+    let order = mutant!("pgtable-relaxed-publish", Ordering::Release, Ordering::Relaxed);
+    cell.store(raw, order);
 }
 
 impl<E: Entry, V: TableEnv> Tables<E, V> {

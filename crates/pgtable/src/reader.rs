@@ -6,9 +6,10 @@ use core::fmt;
 use mmkit_addr::{Level, Pfn, VirtAddr, VirtRange};
 use mmkit_sync::ReadSide;
 
-use crate::node::{Node, Span};
+use crate::leaves::Merge;
+use crate::node::{Node, Span, load};
 use crate::shape::named;
-use crate::{Entry, Error, Prot, Slot, TableEnv, Tables, Target};
+use crate::{Entry, Error, Leaves, Prot, Slot, TableEnv, Tables, Target};
 
 /// A reader of the tables: while it lives, no table and no frame that it has found is given back.
 ///
@@ -120,27 +121,90 @@ impl<'t, E: Entry, V: TableEnv> Reader<'t, E, V> {
         Ok(())
     }
 
-    /// The same for all addresses.
-    pub fn visit_all(&self, mut visit: impl FnMut(Visited)) {
-        let root = self.root();
-        let last = root.span(self.tables.shape().entries(root.level) - 1).last;
-        self.visit_node(root, Span { from: 0, last }, false, &mut visit);
+    /// Calls `visit` for every run of leaves in `range`, in ascending order: leaves that continue each other come as one.
+    ///
+    /// A leaf that reaches out of the range comes whole. What is pending is passed over. Cost: as for
+    /// [`visit`](Self::visit), and a call per run instead of one per entry.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotCanonical`], [`Error::BadRange`], [`Error::Misaligned`].
+    pub fn leaves(&self, range: VirtRange, mut visit: impl FnMut(Leaves)) -> Result<(), Error> {
+        let span = self.tables.span(range)?;
+        let mut merge = Merge::new(self.tables.shape().base_shift());
+        self.leaves_node(self.root(), span, &mut merge, &mut visit);
+        merge.finish().map(visit);
+        Ok(())
     }
 
-    fn visit_node(&self, node: Node<'t, E, V>, span: Span, shared: bool, visit: &mut dyn FnMut(Visited)) {
+    /// Calls `visit` for every entry that is not empty and leads to no table, at all addresses.
+    pub fn visit_all(&self, mut visit: impl FnMut(Visited)) {
+        let root = self.root();
+        self.visit_node(root, root.whole(), false, &mut visit);
+    }
+
+    fn visit_node(&self, node: Node<'t, E, V>, span: Span, shared: bool, visit: &mut impl FnMut(Visited)) {
+        if node.level == 0 {
+            // A loop of its own for the last level, where nearly all entries are.
+            for (from, cells) in node.rows(span) {
+                for (cell, index) in cells.iter().zip(from..) {
+                    self.visit_slot(node, index, (E::decode(load(cell), Level::LAST), shared), visit);
+                }
+            }
+            return;
+        }
         for (index, part) in node.indices(span) {
             match node.slot(index) {
-                Slot::Empty => {}
                 Slot::Present(Target::Table { pfn }) => {
                     self.visit_node(self.child(node, index, pfn), part, shared, visit);
                 }
                 Slot::Present(Target::Shared { pfn }) => {
                     self.visit_node(self.child(node, index, pfn), part, true, visit);
                 }
-                slot @ (Slot::Present(Target::Leaf { .. }) | Slot::Pending(..)) => {
-                    let range = self.tables.va_range(node.span(index));
-                    visit(Visited { range, level: named(node.level), slot, shared });
+                slot => self.visit_slot(node, index, (slot, shared), visit),
+            }
+        }
+    }
+
+    #[inline]
+    fn visit_slot(
+        &self,
+        node: Node<'t, E, V>,
+        index: u64,
+        (slot, shared): (Slot, bool),
+        visit: &mut impl FnMut(Visited),
+    ) {
+        if slot != Slot::Empty {
+            let range = self.tables.va_range(node.span(index));
+            visit(Visited { range, level: named(node.level), slot, shared });
+        }
+    }
+
+    fn leaves_node(
+        &self,
+        node: Node<'t, E, V>,
+        span: Span,
+        merge: &mut Merge,
+        visit: &mut impl FnMut(Leaves),
+    ) {
+        if node.level == 0 {
+            let present = |slot| if let Slot::Present(target) = slot { Some(target) } else { None };
+            node.last_runs(span, present, |position, cells, pfn, prot| {
+                merge.push(self.tables.leaves_at(position, pfn, cells.len(), prot)).map(&mut *visit);
+                true
+            });
+            return;
+        }
+        for (index, part) in node.indices(span) {
+            match node.slot(index) {
+                Slot::Present(Target::Table { pfn } | Target::Shared { pfn }) => {
+                    self.leaves_node(self.child(node, index, pfn), part, merge, visit);
                 }
+                Slot::Present(Target::Leaf { pfn, prot }) => {
+                    let leaf = self.tables.leaf_at(node.level, node.span(index).from, pfn, prot);
+                    merge.push(leaf).map(&mut *visit);
+                }
+                Slot::Pending(..) | Slot::Empty => {}
             }
         }
     }

@@ -6,6 +6,8 @@
 
 use mmkit_addr::{Geometry, Level, Order};
 
+use crate::node::Span;
+
 /// The most levels that a tree can have.
 pub(crate) const MAX_LEVELS: usize = Level::COUNT;
 
@@ -51,6 +53,15 @@ impl Shape {
         self.shift[level as usize] as u32
     }
 
+    /// What the table of `level` around a position translates.
+    pub(crate) const fn table(&self, position: u64, level: u8) -> Span {
+        if level >= self.root {
+            return Span { from: 0, last: self.last_position() };
+        }
+        let within = (1 << self.shift(level + 1)) - 1;
+        Span { from: position & !within, last: position | within }
+    }
+
     /// The bytes that one entry spans.
     pub(crate) const fn span(&self, level: u8) -> u64 {
         1 << self.shift(level)
@@ -93,8 +104,13 @@ impl Shape {
     /// The position of `va`, or `None` where it is not canonical: where the bits above the translated ones are not
     /// copies of the highest of these.
     pub(crate) const fn position(&self, va: u64) -> Option<u64> {
-        let position = va & self.last_position();
+        let position = self.canonical(va);
         if self.address(position) == va { Some(position) } else { None }
+    }
+
+    /// The position of an address that is canonical.
+    pub(crate) const fn canonical(&self, va: u64) -> u64 {
+        va & self.last_position()
     }
 
     /// The address at a position.

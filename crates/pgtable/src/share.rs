@@ -5,7 +5,7 @@ use mmkit_addr::{Level, NodeId, Order, Pfn, VirtRange};
 use mmkit_frame::FrameAllocator;
 use mmkit_sync::{Counter, Events};
 
-use crate::map::Fill;
+use crate::fill::{Fill, Part};
 use crate::node::Node;
 use crate::stash::{Need, Stash};
 use crate::tables::{Locked, aligned, take_frames};
@@ -139,7 +139,8 @@ impl<E: Entry, V: TableEnv> Tables<E, V> {
         record.attachments = sum.ok_or(Error::ShareLimit { attachments })?;
         locked.write_record(share.slot, Some(record));
         drop(locked);
-        let result = self.fill(span, level, Fill::Shared { pfn: record.pfn }, node);
+        let part = Part { span, level, fill: Fill::Shared { pfn: record.pfn } };
+        let result = self.fill(core::iter::once(part), node);
         if result.is_err() {
             let mut locked = self.lock();
             let mut now = locked.record(share)?;

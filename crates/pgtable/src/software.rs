@@ -34,6 +34,7 @@ const MAX_FRAME: Pfn = match Pfn::new((1 << 48) - 1) {
     None => unreachable!(),
 };
 
+#[inline(always)]
 fn encode_target(target: Target, level: Level) -> Result<u64, EncodeError> {
     let pfn = target.pfn();
     if pfn > MAX_FRAME {
@@ -48,9 +49,11 @@ fn encode_target(target: Target, level: Level) -> Result<u64, EncodeError> {
     Ok((pfn.get() << FRAME_SHIFT) | kind)
 }
 
-fn decode_target(raw: u64) -> Target {
+#[inline(always)]
+fn decode_target(raw: u64, level: Level) -> Target {
     let pfn = Pfn::new((raw >> FRAME_SHIFT) & MAX_FRAME.get()).unwrap_or(MAX_FRAME);
-    match (raw & TABLE != 0, raw & SHARED != 0) {
+    // There are no tables below the last level.
+    match (level != Level::LAST && raw & TABLE != 0, raw & SHARED != 0) {
         (true, true) => Target::Shared { pfn },
         (true, false) => Target::Table { pfn },
         // The mask keeps the four bits of `Prot`.
@@ -69,6 +72,7 @@ unsafe impl Entry for Software {
         true
     }
 
+    #[inline]
     fn encode(slot: Slot, level: Level) -> Result<u64, EncodeError> {
         match slot {
             Slot::Empty => Ok(0),
@@ -79,11 +83,12 @@ unsafe impl Entry for Software {
         }
     }
 
-    fn decode(raw: u64, _: Level) -> Slot {
+    #[inline]
+    fn decode(raw: u64, level: Level) -> Slot {
         if raw & PRESENT != 0 {
-            Slot::Present(decode_target(raw))
+            Slot::Present(decode_target(raw, level))
         } else if raw & PENDING != 0 {
-            Slot::Pending(decode_target(raw), (raw >> TAG_SHIFT) as u8)
+            Slot::Pending(decode_target(raw, level), (raw >> TAG_SHIFT) as u8)
         } else {
             Slot::Empty
         }

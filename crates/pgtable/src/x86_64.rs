@@ -49,6 +49,7 @@ const MAX_FRAME: Pfn = match Pfn::new(FRAME >> FRAME_SHIFT) {
     None => unreachable!(),
 };
 
+#[inline(always)]
 fn encode_target(target: Target, level: Level) -> Result<u64, EncodeError> {
     let pfn = target.pfn();
     if pfn > MAX_FRAME {
@@ -89,6 +90,7 @@ fn encode_target(target: Target, level: Level) -> Result<u64, EncodeError> {
     Ok(raw)
 }
 
+#[inline(always)]
 fn decode_target(raw: u64, level: Level) -> Target {
     let frame = (raw & FRAME) >> FRAME_SHIFT;
     if level == Level::LAST || raw & LEAF != 0 {
@@ -106,6 +108,7 @@ fn decode_target(raw: u64, level: Level) -> Target {
 }
 
 /// 40 bits always fit into a frame number's 52.
+#[inline]
 fn frame_number(frame: u64) -> Pfn {
     Pfn::new(frame).unwrap_or(MAX_FRAME)
 }
@@ -129,6 +132,7 @@ unsafe impl Entry for X86_64 {
             && geometry.levels().iter().all(fits)
     }
 
+    #[inline]
     fn encode(slot: Slot, level: Level) -> Result<u64, EncodeError> {
         match slot {
             Slot::Empty => Ok(0),
@@ -139,6 +143,7 @@ unsafe impl Entry for X86_64 {
         }
     }
 
+    #[inline]
     fn decode(raw: u64, level: Level) -> Slot {
         if raw & PRESENT != 0 {
             Slot::Present(decode_target(raw, level))

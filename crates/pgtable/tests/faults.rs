@@ -81,6 +81,27 @@ fn map_across_many_tables() {
 }
 
 #[test]
+fn map_many() {
+    // Eight pieces in three last-level tables, the first of which is there: each table is taken once.
+    let piece = |nth: u64| (range(BASE + nth * 96 * 4 * PAGE, 4 * PAGE), run(nth * 100, RW));
+    let parts: Vec<_> = (1..9).map(|nth| if nth < 4 { piece(nth) } else { piece(nth + 1) }).collect();
+    let last = parts[7].0.start().get();
+    assert_eq!((last - BASE) / SPAN, 6);
+    let tables: std::collections::BTreeSet<_> = parts.iter().map(|(at, _)| at.start().get() / SPAN).collect();
+    let all = sweep(
+        |tables, _| tables.map_all(&parts),
+        |tables| {
+            let mut batch = tables.batch().unwrap();
+            for (range, _) in &parts {
+                batch.unmap(*range).unwrap();
+            }
+            flush(batch);
+        },
+    );
+    assert_eq!(all, tables.len() as u64 - 1);
+}
+
+#[test]
 fn map_next_to_what_is_there() {
     let start = BASE + 5 * PAGE;
     let all = sweep(|tables, _| tables.map(range(start, 2 * SPAN), run(0, RW)), unmap(start, 2 * SPAN));

@@ -8,7 +8,7 @@ use common::*;
 use mmkit_addr::{Geometry, Level};
 use mmkit_frame::Bare;
 use mmkit_frame::test_util::{TestConfig, TestFrames};
-use mmkit_pgtable::{Backing, Entry, Mapping, Released, Software, Tables, Walk, X86_64};
+use mmkit_pgtable::{Backing, Entry, Leaves, Mapping, Released, Software, Tables, Walk, X86_64};
 
 /// Numbers that look random (an xorshift).
 struct Numbers(u64);
@@ -57,7 +57,7 @@ fn walks<E: Entry>(geometry: Geometry) {
     let mut released: Vec<_> = flush(batch)
         .into_iter()
         .map(|item| match item {
-            Released::Leaf { va, frames, .. } => (va.get(), frames.start().get(), frames.frames()),
+            Released::Leaves(Leaves { va, frames, .. }) => (va.get(), frames.start().get(), frames.frames()),
             Released::Shared { .. } => panic!("nothing is shared"),
         })
         .collect();

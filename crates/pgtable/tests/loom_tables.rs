@@ -11,7 +11,7 @@ use loom::thread;
 use mmkit_addr::{Geometry, GeometrySpec, Level, NodeId, Order, Pfn, VirtAddr, VirtRange};
 use mmkit_frame::{AllocError, DirectMap, Env, FrameAllocator, Frames, Request};
 use mmkit_pgtable::{
-    Backing, Entry, Mapping, Prot, Released, Slot, Software, TableEnv, Tables, Target, Walk,
+    Backing, Entry, Error, Leaves, Mapping, Prot, Released, Slot, Software, TableEnv, Tables, Target, Walk,
 };
 use mmkit_sync::{Readers, SpinLock, mutant};
 
@@ -39,12 +39,16 @@ const GONE: u64 = 0xdead;
 struct LoomFrames {
     cells: Vec<[AtomicU64; 2]>,
     free: Mutex<Vec<u64>>,
+    /// Times that a frame was given back: orders that before it is handed out again, as the lock, which is not modelled,
+    /// does elsewhere.
+    given: AtomicU64,
 }
 
 impl LoomFrames {
     fn new() -> Self {
         let gone = || AtomicU64::new(gone());
-        Self { cells: (0..4).map(|_| [gone(), gone()]).collect(), free: Mutex::new(vec![3, 2, 1, 0]) }
+        let cells = (0..4).map(|_| [gone(), gone()]).collect();
+        Self { cells, free: Mutex::new(vec![3, 2, 1, 0]), given: AtomicU64::new(0) }
     }
 }
 
@@ -54,11 +58,13 @@ fn gone() -> u64 {
     Software::encode(Slot::Present(Target::Leaf { pfn, prot: Prot::READ }), Level::LAST).unwrap()
 }
 
-// SAFETY: a frame is in the free list or handed out, never both; it is zeroed when handed out.
+// SAFETY: a frame is in the free list or handed out, never both, and `given` orders the two; it is zeroed when handed out.
 unsafe impl FrameAllocator for LoomFrames {
     fn allocate(&self, request: Request) -> Result<Pfn, AllocError> {
         assert_eq!(request.order, Order::ZERO);
         let frame = self.free.lock().unwrap().pop().ok_or(AllocError { request })?;
+        // Acquire: pairs with the Release of `deallocate`.
+        self.given.fetch_add(0, Ordering::Acquire);
         for cell in &self.cells[frame as usize] {
             cell.store(0, Ordering::Relaxed);
         }
@@ -69,6 +75,8 @@ unsafe impl FrameAllocator for LoomFrames {
         for cell in &self.cells[pfn.get() as usize] {
             cell.store(gone(), Ordering::Relaxed);
         }
+        // Release: pairs with the Acquire of `allocate`.
+        self.given.fetch_add(1, Ordering::Release);
         self.free.lock().unwrap().push(pfn.get());
     }
 
@@ -154,6 +162,13 @@ impl World {
         self.tables().map(range(page, 1), mapping).unwrap();
     }
 
+    /// Whatever is mapped of both pages goes.
+    fn zap(&self) {
+        let mut batch = self.tables().batch().unwrap();
+        batch.zap(range(0, 2)).unwrap();
+        assert!(batch.flush(|released| self.gone(released)).is_ok());
+    }
+
     /// Walks to a page and, still in the reader, looks at the frame that it finds. Returns the frame.
     fn look(&self, page: u64) -> Option<u64> {
         let reader = self.tables().read();
@@ -176,8 +191,12 @@ impl World {
 
     /// Somebody else owns the frame now.
     fn gone(&self, released: Released) {
-        let Released::Leaf { frames, .. } = released else { panic!("{released:?}") };
-        self.contents[(frames.start().get() - 0x10) as usize].store(GONE, Ordering::Relaxed);
+        let Released::Leaves(Leaves { frames, .. }) = released else { panic!("{released:?}") };
+        for frame in frames.iter() {
+            let cell = &self.contents[(frame.get() - 0x10) as usize];
+            // Relaxed: it is given back once, so nobody else stores to it.
+            assert_eq!(cell.swap(GONE, Ordering::Relaxed), WHOLE, "{frame:?} came back twice");
+        }
     }
 }
 
@@ -339,11 +358,7 @@ fn a_second_table_over_the_first_is_caught() {
 fn unmap_against_unmap() {
     race_bounded(
         Some(3),
-        || {
-            let world = mapped();
-            world.map(1);
-            world
-        },
+        both_mapped,
         |world| {
             assert!(world.tables().unmap(range(0, 1)).unwrap().flush(|released| world.gone(released)).is_ok())
         },
@@ -352,6 +367,98 @@ fn unmap_against_unmap() {
         },
         |world| assert_eq!(world.tables().table_frames(), 1, "whoever is last takes the table"),
     );
+}
+
+fn both_mapped() -> Arc<World> {
+    let world = mapped();
+    world.map(1);
+    world
+}
+
+fn walk_against_zap() {
+    race(
+        both_mapped,
+        World::zap,
+        |world| {
+            // The table goes with its entries, so a walker may be in it, or find it pending.
+            world.look(1);
+        },
+        |world| assert_eq!(world.tables().table_frames(), 1),
+    );
+}
+
+#[test]
+fn a_table_that_goes_whole_waits_for_walkers_2_threads() {
+    walk_against_zap();
+}
+
+#[test]
+fn a_whole_table_that_does_not_wait_is_caught() {
+    mutant::must_fail("pgtable-no-synchronize", walk_against_zap);
+}
+
+fn zap_against_unmap() {
+    race_bounded(
+        Some(3),
+        both_mapped,
+        World::zap,
+        |world| {
+            // The page is this one's, or the other's, who then gives it back.
+            if let Ok(batch) = world.tables().unmap(range(0, 1)) {
+                assert!(batch.flush(|released| world.gone(released)).is_ok());
+            }
+        },
+        |world| {
+            assert_eq!(world.tables().table_frames(), 1, "the table is nobody's any more");
+            for contents in &world.contents {
+                assert_eq!(contents.load(Ordering::Relaxed), GONE, "each page came back");
+            }
+        },
+    );
+}
+
+#[test]
+fn a_zap_leaves_what_others_took_2_threads_3_preemptions() {
+    zap_against_unmap();
+}
+
+#[test]
+fn a_table_taken_with_entries_of_others_is_caught() {
+    mutant::must_fail("pgtable-detach-others", zap_against_unmap);
+}
+
+fn zap_against_map() {
+    race_bounded(
+        Some(3),
+        mapped,
+        World::zap,
+        |world| {
+            let mapping = Mapping::new(Backing::Run(pfn(1)), Prot::WRITE);
+            // A table on its way out takes no new entries.
+            if let Err(error) = world.tables().map(range(1, 1), mapping) {
+                assert!(matches!(error, Error::Pending { .. }), "{error}");
+                world.contents[1].store(GONE, Ordering::Relaxed);
+            }
+        },
+        |world| {
+            let gone = world.tables().walk(VirtAddr::ZERO).unwrap();
+            assert!(matches!(gone, Walk::Unmapped { .. }), "{gone:?}");
+            let there = world.look(1).is_some();
+            let contents = world.contents[1].load(Ordering::Relaxed);
+            assert_eq!(contents == WHOLE, there, "it is mapped, or was refused or zapped");
+            assert_eq!(world.tables().table_frames(), 1 + u64::from(there));
+        },
+    );
+}
+
+#[test]
+fn a_hole_that_is_zapped_is_filled_before_or_after_2_threads_3_preemptions() {
+    zap_against_map();
+}
+
+#[test]
+fn a_table_put_over_one_on_its_way_out_is_caught() {
+    mutant::must_fail("pgtable-blind-install", zap_against_map);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use common::*;
 use mmkit_addr::Geometry;
 use mmkit_frame::test_util::TestFrames;
-use mmkit_pgtable::{Backing, Error, Mapping, Prot, Released, Share, Tables, Walk, X86_64};
+use mmkit_pgtable::{Backing, Error, Leaves, Mapping, Prot, Released, Share, Tables, Walk, X86_64};
 use proptest::prelude::*;
 
 const PAGE: u64 = 4096;
@@ -38,6 +38,9 @@ enum Op {
     Split { page: u64 },
     Unshare { page: u64 },
     Protect { page: u64, pages: u64, write: bool },
+    Zap { page: u64, pages: u64, cancel: bool },
+    Restrict { page: u64, pages: u64 },
+    MapAll { page: u64, pages: u64, gap: u64, frame: u64 },
 }
 
 fn op() -> impl Strategy<Value = (Op, u8)> {
@@ -58,6 +61,11 @@ fn op() -> impl Strategy<Value = (Op, u8)> {
         page().prop_map(|page| Op::Split { page }),
         page().prop_map(|page| Op::Unshare { page }),
         (page(), 1..PAGES, any::<bool>()).prop_map(|(page, pages, write)| Op::Protect { page, pages, write }),
+        (page(), prop_oneof![1..8u64, 1..4 * PAGES], prop::bool::weighted(0.2))
+            .prop_map(|(page, pages, cancel)| Op::Zap { page, pages, cancel }),
+        (page(), 1..2 * PAGES).prop_map(|(page, pages)| Op::Restrict { page, pages }),
+        (page(), prop_oneof![1..8u64, 1..PAGES], prop_oneof![0..8u64, 0..PAGES], 0..1u64 << 20)
+            .prop_map(|(page, pages, gap, frame)| Op::MapAll { page, pages, gap, frame }),
     ];
     // Which allocation fails: mostly none.
     (op, prop_oneof![4 => Just(0u8), 1 => 1..5u8])
@@ -79,9 +87,14 @@ fn at(page: u64) -> u64 {
 /// Whether every page of the range is mapped, and by what may be cut there.
 fn whole(model: &Model, page: u64, pages: u64, shared: bool) -> bool {
     let all = (page..page + pages).all(|at| model.get(&at).is_some_and(|it| shared || !it.shared));
+    all && !cuts(model, page, pages)
+}
+
+/// Whether an end of the range is inside something.
+fn cuts(model: &Model, page: u64, pages: u64) -> bool {
     // A block entry covers an aligned 512 pages: it must be in whole.
     let cut = |at: u64| !at.is_multiple_of(PAGES) && model.get(&at).is_some_and(|it| it.huge || it.shared);
-    all && !cut(page) && !cut(page + pages)
+    cut(page) || cut(page + pages)
 }
 
 fn prot(write: bool) -> Prot {
@@ -115,7 +128,7 @@ impl World<'_> {
                 let mut seen = page;
                 for item in flush(batch) {
                     let (start, pages) = match item {
-                        Released::Leaf { va, frames, prot, .. } => {
+                        Released::Leaves(Leaves { va, frames, prot, .. }) => {
                             let first = expected[&seen];
                             assert_eq!((first.frame, first.prot), (frames.start().get(), prot));
                             (va, frames.frames())
@@ -132,6 +145,31 @@ impl World<'_> {
             }
             Err(_) => assert!(!whole, "refused what is whole"),
         }
+    }
+
+    /// As [`unmap`](Self::unmap), with holes: page by page, what comes back is what was there.
+    fn zap(&mut self, page: u64, pages: u64, cancel: bool) {
+        let cuts = cuts(&self.model, page, pages);
+        let mut batch = self.tables.batch().unwrap();
+        let result = batch.zap(range(at(page), pages * PAGE));
+        assert_eq!(result.is_err(), cuts, "{result:?}");
+        if cuts || cancel {
+            return batch.cancel();
+        }
+        let mut expected = self.model.split_off(&page);
+        self.model.append(&mut expected.split_off(&(page + pages)));
+        for item in flush(batch) {
+            let (start, count, first) = match item {
+                Released::Leaves(Leaves { va, frames, .. }) => (va, frames.frames(), Some(frames.start())),
+                Released::Shared { va, .. } => (va, PAGES, None),
+            };
+            for nth in 0..count {
+                let it = expected.remove(&((start.get() - BASE) / PAGE + nth)).expect("it was mapped");
+                assert_eq!(it.shared, first.is_none());
+                assert!(first.is_none_or(|first| first.get() + nth == it.frame));
+            }
+        }
+        assert!(expected.is_empty(), "not all came back");
     }
 
     fn apply(&mut self, op: Op) {
@@ -174,7 +212,7 @@ impl World<'_> {
                     right && old.is_some_and(|old| !old.shared) && (!huge || page.is_multiple_of(PAGES));
                 assert_eq!(result.is_ok(), possible, "{result:?}");
                 if let Ok(token) = result {
-                    let Ok(Released::Leaf { frames, .. }) = token.flush() else {
+                    let Ok(Released::Leaves(Leaves { frames, .. })) = token.flush() else {
                         panic!("a leaf comes back")
                     };
                     assert_eq!(frames.start().get(), expected);
@@ -209,6 +247,42 @@ impl World<'_> {
                     Err(_) => assert!(!shared),
                 }
             }
+            Op::Zap { page, pages, cancel } => self.zap(page, pages.min(WINDOW - page), cancel),
+            Op::Restrict { page, pages } => {
+                let pages = pages.min(WINDOW - page);
+                let mapped = || self.model.range(page..page + pages);
+                let possible = mapped().all(|(_, it)| !it.shared) && !cuts(&self.model, page, pages);
+                match self.tables.restrict(range(at(page), pages * PAGE), RO) {
+                    Ok(stale) => {
+                        assert!(possible);
+                        stale.flush();
+                        self.model.range_mut(page..page + pages).for_each(|(_, it)| it.prot = RO);
+                    }
+                    Err(_) => assert!(!possible),
+                }
+            }
+            Op::MapAll { page, pages, gap, frame } => {
+                let second = page + pages + gap;
+                if second + pages > WINDOW {
+                    return;
+                }
+                let part = |page, frame| (range(at(page), pages * PAGE), run(frame, RW));
+                let result = self.tables.map_all(&[part(page, frame), part(second, frame + 7)]);
+                let all = |page: u64| page..page + pages;
+                let free = all(page).chain(all(second)).all(|at| !self.model.contains_key(&at));
+                match result {
+                    Ok(()) => {
+                        assert!(free, "mapped over something");
+                        for (page, frame) in [(page, frame), (second, frame + 7)] {
+                            let with =
+                                |nth| Page { frame: frame + nth, prot: RW, huge: false, shared: false };
+                            self.model.extend((0..pages).map(|nth| (page + nth, with(nth))));
+                        }
+                    }
+                    Err(Error::Alloc(_)) => {}
+                    Err(error) => assert!(!free, "{error} although it is free"),
+                }
+            }
             Op::Protect { page, pages, write } => {
                 let pages = pages.min(WINDOW - page);
                 let possible = whole(&self.model, page, pages, false);
@@ -239,6 +313,25 @@ impl World<'_> {
             };
             assert_eq!(found, self.model.get(&page).copied(), "page {page}");
         }
+        // The same in runs, each as long as can be.
+        let (mut next, mut last): (_, Option<Leaves>) = (self.model.iter(), None);
+        let visit = |leaves: Leaves| {
+            let joins = last.is_some_and(|last| {
+                last.range(12).end() == Some(leaves.va)
+                    && last.frames.end() == leaves.frames.start().get()
+                    && (last.level, last.prot) == (leaves.level, leaves.prot)
+            });
+            assert!(!joins, "{last:?} goes on with {leaves:?}");
+            for (nth, frame) in leaves.frames.iter().enumerate() {
+                let (&page, it) = next.next().expect("nothing else is mapped");
+                let huge = leaves.level == level(1);
+                assert_eq!(at(page), leaves.va.get() + nth as u64 * PAGE);
+                assert_eq!((it.frame, it.prot, it.huge), (frame.get(), leaves.prot, huge));
+            }
+            last = Some(leaves);
+        };
+        self.tables.read().leaves(range(BASE, WINDOW * PAGE), visit).unwrap();
+        assert_eq!(next.next(), None);
         // Tables: exactly those that something is mapped through.
         let spans = |bits: u32, filter: fn(&Page) -> bool| {
             let mut all: Vec<_> =
@@ -275,7 +368,7 @@ proptest! {
             }
             world.apply(op);
             frames.heal();
-            if world.model == model && !matches!(op, Op::Replace { .. } | Op::Protect { .. }) {
+            if world.model == model && !matches!(op, Op::Replace { .. } | Op::Protect { .. } | Op::Restrict { .. }) {
                 prop_assert_eq!(before, frames.snapshot(), "{:?} left something", op);
                 prop_assert_eq!(entries_before, entries(&world.tables), "{:?} left something", op);
             }

@@ -5,10 +5,10 @@
 mod common;
 
 use common::*;
-use mmkit_addr::{Geometry, PfnRange};
+use mmkit_addr::Geometry;
 use mmkit_frame::Bare;
 use mmkit_frame::test_util::TestFrames;
-use mmkit_pgtable::{Backing, Error, Leaf, Mapping, Prot, Released, Slot, Tables, Walk, X86_64};
+use mmkit_pgtable::{Backing, Error, Leaf, Leaves, Mapping, Prot, Released, Slot, Tables, Walk, X86_64};
 use mmkit_sync::Counter;
 
 const PAGE: u64 = 4096;
@@ -119,114 +119,58 @@ fn a_map_that_meets_something_changes_nothing() {
 }
 
 #[test]
-fn unmap_gives_back_after_one_flush() {
+fn restrict_takes_what_is_not_kept_and_skips_holes() {
     let frames = TestFrames::with_frames(64);
     let tables = x86(&frames);
-    tables.map(range(BASE, 3 * PAGE), run(40, RW)).unwrap();
-    let batch = tables.unmap(range(BASE, 3 * PAGE)).unwrap();
-    assert_eq!(tables.walk(va(BASE)), Ok(Walk::Pending { level: LAST }));
-    assert_eq!(tables.map(range(BASE, PAGE), run(1, RW)), Err(Error::Pending { va: va(BASE) }));
-    assert_eq!(tables.unmap(range(BASE, PAGE)).unwrap_err(), Error::Pending { va: va(BASE) });
-    assert_eq!(tables.table_frames(), 4, "nothing is given back before the flush");
-    let released = flush(batch);
-    let leaf = |at: u64| Released::Leaf {
-        va: va(BASE + at * PAGE),
-        level: LAST,
-        frames: PfnRange::new(pfn(40 + at), 1).unwrap(),
-        prot: RW,
+    let (all, exec) = (Prot::WRITE | Prot::EXEC | Prot::USER, Prot::EXEC | Prot::USER);
+    tables.map(range(BASE, PAGE), run(1, all)).unwrap();
+    tables.map(range(BASE + 5 * PAGE, PAGE), run(2, exec)).unwrap();
+    tables.map(range(BASE + 4 * HUGE, HUGE), run(512, RW).at_level(level(1))).unwrap();
+    let pending = tables.unmap(range(BASE + 5 * PAGE, PAGE)).unwrap();
+    let written = tables.env().tally.get(Counter::EntryWritten);
+    tables.restrict(range(BASE, 8 * HUGE), exec).unwrap().flush();
+    assert_eq!(tables.env().tally.get(Counter::EntryWritten) - written, 2, "those that change");
+    assert_eq!(mapped(tables.walk(va(BASE))).prot, exec);
+    assert_eq!(mapped(tables.walk(va(BASE + 4 * HUGE))).prot, RO);
+    assert_eq!(tables.env().tally.get(Counter::TlbFlush), 1);
+    pending.cancel();
+    assert_eq!(mapped(tables.walk(va(BASE + 5 * PAGE))).prot, exec);
+    let cut = Error::Partial { va: va(BASE + 4 * HUGE), level: level(1) };
+    assert_eq!(tables.restrict(range(BASE, 4 * HUGE + PAGE), RO).unwrap_err(), cut);
+    let share = tables.share(LAST, Backing::Repeat(pfn(7)), RO, NODE).unwrap();
+    tables.attach(range(BASE + HUGE, HUGE), share, NODE).unwrap();
+    let shared = Error::Shared { va: va(BASE + HUGE) };
+    assert_eq!(tables.restrict(range(BASE, 8 * HUGE), RO).unwrap_err(), shared);
+    assert_eq!(mapped(tables.walk(va(BASE))).prot, exec, "a refusal changes nothing");
+}
+
+#[test]
+fn map_all_is_all_or_nothing() {
+    let frames = TestFrames::with_frames(64);
+    let tables = x86(&frames);
+    tables.map(range(BASE + 9 * PAGE, PAGE), run(9, RW)).unwrap();
+    let (before, out) = (entries(&tables), frames.snapshot());
+    let small = |page: u64, pages: u64| (range(BASE + page * PAGE, pages * PAGE), run(100 + page, RW));
+    let huge = (range(BASE + 2 * HUGE, HUGE), run(512, RO).at_level(level(1)));
+    let refused = |parts: &[_], error| {
+        assert_eq!(tables.map_all(parts), Err(error));
+        assert!(entries(&tables) == before && frames.snapshot() == out);
     };
-    assert_eq!(released, [leaf(0), leaf(1), leaf(2)]);
-    assert_eq!(tables.table_frames(), 1);
+    let occupied = Error::Occupied { va: va(BASE + 9 * PAGE), level: LAST };
+    refused(&[small(0, 4), small(8, 4), huge], occupied);
+    for second in [small(3, 1), small(0, 1), small(0, 9)] {
+        refused(&[small(0, 4), second], Error::BadRange { range: second.0 });
+    }
+    refused(&[huge, small(1100, 1)], Error::BadRange { range: small(1100, 1).0 });
+    refused(&[small(0, 4), small(4, 0)], Error::BadRange { range: small(4, 0).0 });
+    tables.map_all(&[]).unwrap();
+    tables.map_all(&[small(0, 4), small(4, 1), small(500, 300), huge, small(2048, 1)]).unwrap();
+    for (page, frame) in [(0, 100), (3, 103), (4, 104), (799, 899), (1025, 512), (2048, 2148)] {
+        assert_eq!(mapped(tables.walk(va(BASE + page * PAGE))).pfn, pfn(frame), "page {page}");
+    }
+    // Two more last-level tables beside the one that was there.
+    assert_eq!(tables.table_frames(), 3 + 3);
     assert_accounted(&frames, &tables);
-    assert_eq!(tables.env().tally.get(Counter::TlbFlush), 1);
-    assert_eq!(tables.env().tally.get(Counter::Synchronize), 1);
-    assert_eq!(*tables.env().mmu.flushed.lock().unwrap(), [vec![range(BASE, 3 * PAGE)]]);
-    tables.map(range(BASE, PAGE), run(1, RW)).unwrap();
-}
-
-#[test]
-fn a_batch_of_many_ranges_flushes_once() {
-    let frames = TestFrames::with_frames(256);
-    let tables = x86(&frames);
-    let mut batch = tables.batch().unwrap();
-    // Twenty ranges, most in the same tables, some far apart; neighbours stay mapped.
-    for at in 0..20 {
-        tables.map(range(BASE + at * (HUGE / 2), 4 * PAGE), run(100 * at, RW)).unwrap();
-    }
-    tables.map(range(BASE + (3 << 39), HUGE), run(0, RW).at_level(level(1))).unwrap();
-    for at in 0..20 {
-        batch.unmap(range(BASE + at * (HUGE / 2) + PAGE, 3 * PAGE)).unwrap();
-    }
-    batch.unmap(range(BASE + (3 << 39), HUGE)).unwrap();
-    let released = flush(batch);
-    assert_eq!(released.len(), 61);
-    assert_eq!(tables.env().tally.get(Counter::TlbFlush), 1);
-    assert_eq!(entries(&tables).len(), 20);
-    assert_eq!(tables.table_frames(), 3 + 10);
-    assert_accounted(&frames, &tables);
-}
-
-#[test]
-fn two_batches_in_one_table_leave_none_behind() {
-    let frames = TestFrames::with_frames(64);
-    let tables = x86(&frames);
-    tables.map(range(BASE, 8 * PAGE), run(0, RW)).unwrap();
-    let first = tables.unmap(range(BASE, 4 * PAGE)).unwrap();
-    let second = tables.unmap(range(BASE + 4 * PAGE, 4 * PAGE)).unwrap();
-    assert_eq!(flush(first).len(), 4);
-    assert_eq!(tables.table_frames(), 4, "the second batch's entries are in the table");
-    assert_eq!(flush(second).len(), 4);
-    assert_eq!(tables.table_frames(), 1);
-}
-
-#[test]
-fn cancel_puts_everything_back() {
-    let frames = TestFrames::with_frames(64);
-    let tables = x86(&frames);
-    tables.map(range(BASE, 8 * PAGE), run(0, RW)).unwrap();
-    let before = entries(&tables);
-    let mut batch = tables.unmap(range(BASE, 2 * PAGE)).unwrap();
-    batch.unmap(range(BASE + 4 * PAGE, PAGE)).unwrap();
-    assert_eq!(
-        batch.unmap(range(BASE + 7 * PAGE, 2 * PAGE)),
-        Err(Error::NotMapped { va: va(BASE + 8 * PAGE) })
-    );
-    batch.cancel();
-    assert_eq!(entries(&tables), before);
-    assert_eq!(tables.env().tally.get(Counter::TlbFlush), 0);
-}
-
-#[test]
-fn unmap_refuses_holes_and_parts() {
-    let frames = TestFrames::with_frames(64);
-    let tables = x86(&frames);
-    tables.map(range(BASE, HUGE), run(0, RW).at_level(level(1))).unwrap();
-    tables.map(range(BASE + HUGE, PAGE), run(0, RW)).unwrap();
-    let before = entries(&tables);
-    let part = tables.unmap(range(BASE, PAGE)).unwrap_err();
-    assert_eq!(part, Error::Partial { va: va(BASE), level: level(1) });
-    let hole = tables.unmap(range(BASE, HUGE + 2 * PAGE)).unwrap_err();
-    assert_eq!(hole, Error::NotMapped { va: va(BASE + HUGE + PAGE) });
-    assert_eq!(entries(&tables), before);
-    // The tags of the refused batches were given back.
-    for _ in 0..300 {
-        assert!(tables.unmap(range(0, PAGE)).is_err());
-    }
-}
-
-#[test]
-fn a_dropped_batch_leaks_and_does_not_free() {
-    let frames = TestFrames::with_frames(64);
-    let tables = x86(&frames);
-    tables.map(range(BASE, 300 * PAGE), run(0, RW)).unwrap();
-    for at in 0..255 {
-        let _leaked = tables.unmap(range(BASE + at * PAGE, PAGE)).unwrap();
-    }
-    assert_eq!(tables.unmap(range(BASE + 255 * PAGE, PAGE)).unwrap_err(), Error::TooManyBatches);
-    assert_eq!(entries(&tables).len(), 300);
-    assert_eq!(tables.walk(va(BASE)), Ok(Walk::Pending { level: LAST }));
-    drop(tables);
-    frames.assert_no_leaks();
 }
 
 #[test]
@@ -240,7 +184,7 @@ fn replace_compares_and_waits_for_the_flush() {
     let leaf = mapped(tables.walk(va(BASE)));
     assert_eq!((leaf.pfn, leaf.prot), (pfn(20), RO));
     assert_eq!(tables.env().tally.get(Counter::TlbFlush), 0);
-    let Released::Leaf { frames: old, prot, .. } = token.flush().unwrap() else { panic!("a leaf") };
+    let Released::Leaves(Leaves { frames: old, prot, .. }) = token.flush().unwrap() else { panic!("a leaf") };
     assert_eq!((old.start(), old.frames(), prot), (pfn(10), 1, RW));
     assert_eq!(tables.env().tally.get(Counter::TlbFlush), 1);
     assert_eq!(
@@ -260,7 +204,7 @@ fn many_replacements_flush_once() {
     let mut tokens: Vec<_> = (1..8).map(|at| Some(replace(at))).collect();
     let mut old = Vec::new();
     mmkit_pgtable::Replaced::flush_all(&mut tokens, |released| {
-        let Released::Leaf { frames, .. } = released else { panic!("a leaf") };
+        let Released::Leaves(Leaves { frames, .. }) = released else { panic!("a leaf") };
         old.push(frames.start().get());
     })
     .unwrap();
@@ -307,6 +251,45 @@ fn protect_changes_whole_private_leaves_only() {
     let prots: Vec<_> =
         [0, HUGE, HUGE + PAGE, HUGE + 2 * PAGE].map(|at| mapped(tables.walk(va(BASE + at))).prot).into();
     assert_eq!(prots, [Prot::EXEC, Prot::EXEC, Prot::EXEC, RW]);
+}
+
+#[test]
+fn upgrade_adds_to_one_private_leaf_and_needs_no_flush() {
+    let frames = TestFrames::with_frames(64);
+    let tables = x86(&frames);
+    tables.map(range(BASE, HUGE), run(0, RO).at_level(level(1))).unwrap();
+    tables.map(range(BASE + HUGE, 3 * PAGE), run(10, Prot::EXEC)).unwrap();
+    let share = tables.share(LAST, Backing::Repeat(pfn(7)), RO, NODE).unwrap();
+    tables.attach(range(BASE + 2 * HUGE, HUGE), share, NODE).unwrap();
+    let before = entries(&tables);
+    let refused = |at: u64, expected, error| {
+        assert_eq!(tables.upgrade(va(at), pfn(expected), RW), Err(error));
+        assert!(entries(&tables) == before, "it was refused");
+    };
+    let at = BASE + HUGE + PAGE;
+    refused(at, 12, Error::Changed { va: va(at), found: pfn(11) });
+    refused(BASE + 2 * HUGE, 7, Error::Shared { va: va(BASE + 2 * HUGE) });
+    refused(BASE + 3 * HUGE, 0, Error::NotMapped { va: va(BASE + 3 * HUGE) });
+    refused(1 << 47, 0, Error::NotCanonical { va: va(1 << 47) });
+
+    let written = || tables.env().tally.get(Counter::EntryWritten);
+    let (entries_written, out) = (written(), frames.snapshot());
+    // Anywhere in the leaf, whose first frame is what is expected.
+    tables.upgrade(va(at + 12), pfn(11), RW).unwrap();
+    tables.upgrade(va(BASE + 5 * PAGE), pfn(0), RW).unwrap();
+    assert_eq!(written(), entries_written + 2);
+    tables.upgrade(va(at), pfn(11), Prot::EXEC).unwrap();
+    assert_eq!(written(), entries_written + 2, "it allowed that before");
+    let leaf = |at| mapped(tables.walk(va(at)));
+    assert_eq!((leaf(at).pfn, leaf(at).prot), (pfn(11), RW | Prot::EXEC));
+    assert_eq!((leaf(BASE).prot, leaf(BASE).level), (RW, level(1)));
+    assert_eq!([at - PAGE, at + PAGE].map(|at| leaf(at).prot), [Prot::EXEC; 2], "neighbours stay");
+    assert_eq!(tables.env().tally.get(Counter::TlbFlush), 0);
+    assert!(frames.snapshot() == out, "no memory was needed");
+
+    let batch = tables.unmap(range(at, PAGE)).unwrap();
+    assert_eq!(tables.upgrade(va(at), pfn(11), RW), Err(Error::Pending { va: va(at) }));
+    flush(batch);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use mmkit_addr::{Order, Pfn, VirtAddr};
 use mmkit_folio::{Kind, Mapcounts, MmId, Rmap};
 use mmkit_pgtable::{Prot, Walk};
 
-use crate::arena::SHIFT;
+use crate::access::page_of;
 use crate::runs::PMD;
 use crate::vma::TOP;
 use crate::{AddressSpace, Error, World};
@@ -108,9 +108,10 @@ impl<C: Mapcounts> AddressSpace<'_, C> {
     ///
     /// [`Error::Tables`] where that is no address.
     pub fn page(&self, va: VirtAddr) -> Result<Option<PageInfo>, Error> {
+        let _vmas = self.vmas.read();
+        let _locked = self.locks.lock(va.get());
         let Walk::Mapped(leaf) = self.tables.walk(va)? else { return Ok(None) };
-        let nth = (va.get() - leaf.range.start().get()) >> SHIFT;
-        let pfn = leaf.pfn.checked_add(nth).unwrap_or(Pfn::MAX);
+        let pfn = page_of(&leaf, va);
         let folio = self.world.folio(leaf.pfn)?;
         let (head, order, by_pmd) = (folio.pfn(), folio.order(), leaf.level == PMD);
         Ok(Some(PageInfo {
@@ -154,7 +155,7 @@ impl<C: Mapcounts> World<'_, C> {
                 }
             }
         }
-        let cached: BTreeSet<Pfn> = self.file_heads().into_iter().collect();
+        let cached: BTreeSet<Pfn> = self.files.heads().into_iter().collect();
         for &head in &cached {
             seen.entry(head).or_default();
         }

@@ -24,12 +24,17 @@ fn linked(link: u64) -> Option<Pfn> {
     link.checked_sub(1).and_then(Pfn::new)
 }
 
-/// The first block of each list. Every block on a list was put there with [`Free::into_raw`].
+/// The first block of each list, and of each list of compounds. Every block on a list was put there with
+/// [`Free::into_raw`].
+///
+/// A compound stays one, for the next who wants one of its order, and its tails are not touched. It is broken up when
+/// there is nothing else left.
 ///
 /// All methods must get the one map that the lists belong to.
 #[derive(Debug, Default)]
 pub(crate) struct Lists {
     first: [Option<Pfn>; ORDERS],
+    whole: [Option<Pfn>; ORDERS],
     frames: u64,
 }
 
@@ -39,9 +44,21 @@ impl Lists {
         self.frames
     }
 
-    /// Takes a block of `order`, splitting a larger one where needed.
+    /// Takes a compound of `order`, if there is one.
+    pub(crate) fn take_whole<'m, M: MemMap>(&mut self, map: &'m M, order: Order) -> Option<Frozen<'m, M>> {
+        let pfn = (*self.whole.get(usize::from(order.get()))?)?;
+        Some(self.remove(map, pfn).allocate())
+    }
+
+    /// Takes a block of `order`, which is no compound, splitting a larger one where needed.
     pub(crate) fn take<'m, M: MemMap>(&mut self, map: &'m M, order: Order) -> Option<Frozen<'m, M>> {
-        let from = (usize::from(order.get())..ORDERS).find(|&k| self.first[k].is_some())?;
+        let from = loop {
+            let fits = (usize::from(order.get())..ORDERS).find(|&k| self.first[k].is_some());
+            match fits {
+                Some(from) => break from,
+                None => self.break_up(map)?,
+            }
+        };
         let mut free = self.remove(map, self.first[from]?);
         while free.order() > order {
             match free.split() {
@@ -59,17 +76,23 @@ impl Lists {
         Some(free.allocate())
     }
 
-    /// Takes back a block that was handed out. It must not be a compound.
-    pub(crate) fn give_back_frozen<'m, M: MemMap>(&mut self, map: &'m M, frozen: Frozen<'m, M>) {
-        self.give_back(map, frozen.into_free());
+    /// Makes a plain block of the largest compound; `None` where no compound is left.
+    fn break_up<M: MemMap>(&mut self, map: &M) -> Option<()> {
+        let pfn = self.whole.iter().rev().find_map(|&first| first)?;
+        let frozen = self.remove(map, pfn).allocate();
+        // A free compound has tails of its own and no bad frame, so neither step is refused.
+        let free = frozen.unprep().ok()?.into_free().ok()?;
+        self.give_back(map, free);
+        Some(())
     }
 
-    /// Joins `free` with the other halves that are free, and puts the result on its list.
+    /// Joins `free` with the other halves that are free, and puts the result on its list. A compound is not joined.
     pub(crate) fn give_back<'m, M: MemMap>(&mut self, map: &'m M, mut free: Free<'m, M>) {
-        while usize::from(free.order().get()) + 1 < ORDERS {
+        while !free.is_compound() && usize::from(free.order().get()) + 1 < ORDERS {
             let Some(other) = Pfn::new(free.pfn().get() ^ free.order().frames()) else { break };
             let state = map.enter().page(other).map(|page| page.state());
-            if state != Some(State::Free { order: free.order(), parked: false }) {
+            let joins = state == Some(State::Free { order: free.order(), parked: false });
+            if !joins || listed_whole(map, other) {
                 break;
             }
             free = match free.merge(self.remove(map, other)) {
@@ -84,9 +107,13 @@ impl Lists {
         self.put(map, free);
     }
 
+    fn lists(&mut self, whole: bool) -> &mut [Option<Pfn>; ORDERS] {
+        if whole { &mut self.whole } else { &mut self.first }
+    }
+
     fn put<'m, M: MemMap>(&mut self, map: &'m M, free: Free<'m, M>) {
         let order = free.order();
-        let first = &mut self.first[usize::from(order.get())];
+        let first = &mut self.lists(free.is_compound())[usize::from(order.get())];
         free.words()[NEXT].store(link(*first), Relaxed);
         free.words()[PREV].store(0, Relaxed);
         if let Some(next) = *first {
@@ -94,8 +121,8 @@ impl Lists {
             next.words()[PREV].store(link(Some(free.pfn())), Relaxed);
             let _stays = next.into_raw();
         }
-        self.frames += order.frames();
         *first = Some(free.into_raw());
+        self.frames += order.frames();
     }
 
     fn remove<'m, M: MemMap>(&mut self, map: &'m M, pfn: Pfn) -> Free<'m, M> {
@@ -108,7 +135,7 @@ impl Lists {
                 prev.words()[NEXT].store(link(next), Relaxed);
                 let _stays = prev.into_raw();
             }
-            None => self.first[usize::from(order.get())] = next,
+            None => self.lists(free.is_compound())[usize::from(order.get())] = next,
         }
         if let Some(next) = next {
             let next = listed(map, next);
@@ -127,4 +154,12 @@ fn listed<M: MemMap>(map: &M, pfn: Pfn) -> Free<'_, M> {
     // lock orders the two.
     let free = unsafe { Free::from_raw(map, pfn) };
     free.unwrap_or_else(|| unreachable!("{pfn:?} is on a free list and not in the map"))
+}
+
+/// Whether the block at `pfn`, which is on a list, is a compound; the lists are locked.
+fn listed_whole<M: MemMap>(map: &M, pfn: Pfn) -> bool {
+    let free = listed(map, pfn);
+    let whole = free.is_compound();
+    let _stays = free.into_raw();
+    whole
 }

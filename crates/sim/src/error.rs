@@ -61,6 +61,11 @@ pub enum Error {
         /// Its address.
         va: VirtAddr,
     },
+    /// Somebody else has a page of the range: it cannot be replaced.
+    Busy {
+        /// Its address.
+        va: VirtAddr,
+    },
     /// There is no such file.
     NoFile {
         /// The file.
@@ -103,6 +108,7 @@ impl fmt::Display for Error {
             Self::WrongArea { va } => write!(f, "not possible in the kind of area that {va:?} is in"),
             Self::NotHuge { va } => write!(f, "{va:?} is not mapped by a PMD"),
             Self::Pinned { va } => write!(f, "the page at {va:?} is pinned"),
+            Self::Busy { va } => write!(f, "others have the page at {va:?}"),
             Self::NoFile { file } => write!(f, "there is no {file:?}"),
             Self::PastEnd { file, end, bytes } => write!(f, "{file:?} has {bytes} bytes, not {end}"),
             Self::Alloc(error) => error.fmt(f),

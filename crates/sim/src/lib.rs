@@ -19,12 +19,12 @@
 //!
 //! let mut ids = [AtomicU64::new(0)];
 //! let world = World::<NoPageMapcount<PowerSums>>::new(256, &mut ids)?;
-//! let mut parent = world.spawn()?;
+//! let parent = world.spawn()?;
 //! let range = VirtRange::new(VirtAddr::new(0x10000), 0x10000).unwrap();
 //! parent.mmap(range, Area::anonymous(Order::new(4).unwrap()))?;
 //! parent.write(range.start(), b"before")?;
 //!
-//! let mut child = parent.fork()?;
+//! let child = parent.fork()?;
 //! child.write(range.start(), b"child!")?;
 //! let mut seen = [0; 6];
 //! parent.read(range.start(), &mut seen)?;
@@ -43,30 +43,39 @@
 //!
 //! # Threads
 //!
-//! A world is shared by any number of threads. An address space is used by one at a time: its methods take `&mut self`,
-//! which is its lock. Address spaces that share folios meet in the map counts, as on a real machine.
+//! A world is shared by any number of threads, and so is an address space, as by the threads of a process: all calls take
+//! `&self`. Who changes areas, or takes pages from their writers, has the areas to itself; faults share them, and hold the
+//! lock of the last-level table that they work in. Loads and stores hold nothing: they walk inside a reader, as a
+//! processor does, and a flush waits for readers. Address spaces that share folios meet in the map counts, as on a real
+//! machine.
 
+mod access;
 mod arena;
 mod audit;
 mod buddy;
 mod contents;
 mod error;
 mod fault;
+mod files;
 mod fork;
 mod huge;
+mod locks;
+mod machine;
 mod memory;
 mod pin;
 mod runs;
 mod space;
 mod statistics;
 mod table_frames;
+mod touch;
 mod vma;
 mod world;
 
 pub use audit::{Audit, Discrepancy, FolioInfo, PageInfo};
 pub use error::Error;
+pub use files::FileId;
 pub use pin::Pin;
 pub use space::AddressSpace;
 pub use statistics::Statistics;
 pub use vma::{Area, Backing, PMD_ORDER};
-pub use world::{FileId, World};
+pub use world::World;

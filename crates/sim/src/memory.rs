@@ -9,6 +9,7 @@ use mmkit_folio::Mapcounts;
 use mmkit_frame::{AllocError, DirectMap, FrameAllocator, Request};
 use mmkit_page::{Folio, Frozen, MemMap, Page, Place, SliceMap};
 use mmkit_sync::Immovable;
+use mmkit_sync::atomic::{AtomicU64, Ordering::Relaxed};
 use parking_lot::Mutex;
 
 use crate::arena::{Arena, BYTES, FIRST, SHIFT};
@@ -29,6 +30,8 @@ pub(crate) struct Memory<C> {
     // Before the arena, whose descriptors it uses.
     map: SliceMap<'static, C>,
     lists: Mutex<Lists>,
+    /// How many allocations there are until one fails, that one included; 0 where none is to fail.
+    until_failure: AtomicU64,
     arena: Arena,
 }
 
@@ -41,7 +44,8 @@ impl<C: Mapcounts> Memory<C> {
         // outlives the map: both are fields of one value, and the map, which cannot be copied, is never lent for longer
         // than that value lives.
         let map = unsafe { SliceMap::from_raw_parts(arena.pages(), range) };
-        let memory = Self { map, lists: Mutex::new(Lists::default()), arena };
+        let memory =
+            Self { map, lists: Mutex::new(Lists::default()), until_failure: AtomicU64::new(0), arena };
         memory.initialise(range, Place::default()).ok()?;
         let mut lists = memory.lists.lock();
         for pfn in (range.start().get()..range.end()).filter_map(Pfn::new) {
@@ -59,12 +63,38 @@ impl<C: Mapcounts> Memory<C> {
         self.lists.lock().frames()
     }
 
+    /// See [`World::fail_allocation`](crate::World::fail_allocation).
+    pub(crate) fn fail_nth(&self, nth: u64) -> u64 {
+        self.until_failure.swap(nth, Relaxed)
+    }
+
+    /// Whether this allocation is the one that was to fail.
+    fn fails(&self) -> bool {
+        let step = |left: u64| left.checked_sub(1);
+        self.until_failure.load(Relaxed) > 0
+            && self.until_failure.fetch_update(Relaxed, Relaxed, step) == Ok(1)
+    }
+
+    /// A block off the lists, not a compound.
+    fn block(&self, order: Order) -> Option<Frozen<'_, Self>> {
+        if self.fails() { None } else { self.lists.lock().take(self, order) }
+    }
+
+    /// A compound that was one before, or else a block off the lists.
+    fn compound(&self, order: Order) -> Option<Frozen<'_, Self>> {
+        if self.fails() {
+            return None;
+        }
+        let mut lists = self.lists.lock();
+        lists.take_whole(self, order).or_else(|| lists.take(self, order))
+    }
+
     /// A block of `order` in the caller's hands, a compound if it has several frames; contents arbitrary.
     pub(crate) fn take(&self, order: Order) -> Result<Frozen<'_, Self>, AllocError> {
         let error = AllocError { request: Request::new(order) };
-        let frozen = self.lists.lock().take(self, order).ok_or(error)?;
-        // Not under the lock: it writes a descriptor for each frame.
-        Ok(frozen.prep().unwrap_or_else(|single| single.handle))
+        let frozen = self.compound(order).ok_or(error)?;
+        // Not under the lock: it writes a descriptor for each frame. Single frames and compounds stay what they are.
+        Ok(frozen.prep().unwrap_or_else(|other| other.handle))
     }
 
     /// As [`take`](Self::take), and zero.
@@ -103,11 +133,20 @@ unsafe impl<C: Mapcounts> MemMap for Memory<C> {
         unsafe { self.map.descriptor(pfn) }
     }
 
+    #[inline]
+    unsafe fn run(&self, pfn: Pfn, most: u64) -> Option<(NonNull<Page>, u64)> {
+        // SAFETY: as above, and the frames are those of the slice map.
+        unsafe { self.map.run(pfn, most) }
+    }
+
     fn release(&self, frozen: Frozen<'_, Self>) {
         let home = frozen.map();
-        // Outside of the lock, as in `take`.
-        let frozen = frozen.unprep().unwrap_or_else(|single| single.handle);
-        home.lists.lock().give_back_frozen(home, frozen);
+        // Before the block is free: see the invariant.
+        let mut lists = home.lists.lock();
+        // A block with a frame that the hardware reported is lost.
+        if let Ok(free) = frozen.into_free() {
+            lists.give_back(home, free);
+        }
     }
 }
 
@@ -124,7 +163,7 @@ unsafe impl<C: Mapcounts> FrameAllocator for Memory<C> {
         if elsewhere || request.zone.is_some_and(|zone| zone != Place::default().zone) {
             return Err(AllocError { request });
         }
-        let frozen = self.lists.lock().take(self, request.order).ok_or(AllocError { request })?;
+        let frozen = self.block(request.order).ok_or(AllocError { request })?;
         if request.zeroed {
             // SAFETY: just taken, and nobody else has seen it.
             unsafe { self.zero(frozen.pfn(), request.order.frames()) };
@@ -149,7 +188,7 @@ unsafe impl<C: Mapcounts> FrameAllocator for Memory<C> {
             std::thread::yield_now();
         };
         let _lists = self.lists.lock();
-        let mut parts = vec![frozen.into_free()];
+        let mut parts: Vec<_> = frozen.into_free().into_iter().collect();
         while let Some(free) = parts.pop() {
             if free.order() <= to {
                 let _kept = free.allocate().into_folio().into_raw();

@@ -3,11 +3,12 @@
 
 use mmkit_addr::{Level, Pfn, VirtAddr, VirtRange};
 use mmkit_folio::{Mapcounts, Mapping, Rmap};
-use mmkit_page::{MemMap, State};
-use mmkit_pgtable::{Backing, Mapping as Entries, Prot, Slot, Target};
+use mmkit_page::{Folio, MemMap, State};
+use mmkit_pgtable::{Backing, Leaves, Mapping as Entries, Prot, Released};
 
-use crate::arena::{BYTES, SHIFT};
-use crate::{AddressSpace, Error};
+use crate::arena::BYTES;
+use crate::memory::Memory;
+use crate::{AddressSpace, Error, PMD_ORDER};
 
 /// The level of a PMD.
 pub(crate) const PMD: Level = match Level::new(1) {
@@ -25,8 +26,6 @@ pub(crate) struct Run {
     pub(crate) index: u64,
     pub(crate) prot: Prot,
     pub(crate) huge: bool,
-    /// Pages that the folio has from the first on.
-    pub(crate) room: u64,
 }
 
 impl Run {
@@ -52,17 +51,6 @@ impl Run {
         let level = if self.huge { PMD } else { Level::LAST };
         Entries::new(Backing::Run(self.pfn()), prot).at_level(level)
     }
-
-    /// Takes one more page in, if it goes on where the run ends, in the same folio.
-    ///
-    /// It asks the run alone: looking at the page's descriptor would cost a cache line for each page of a batch.
-    #[inline]
-    fn extend(&mut self, va: u64, pfn: Pfn, prot: Prot) -> bool {
-        let follows = self.end() == va && self.pfn().get() + self.pages == pfn.get();
-        let fits = follows && self.pages < self.room && self.prot == prot && !self.huge;
-        self.pages += u64::from(fits);
-        fits
-    }
 }
 
 /// `start..end`, which the callers have in order.
@@ -75,57 +63,76 @@ impl<C: Mapcounts> AddressSpace<'_, C> {
     /// What is mapped in `start..end`. A PMD that reaches out of it comes whole.
     pub(crate) fn runs(&self, start: u64, end: u64) -> Result<Vec<Run>, Error> {
         let mut runs: Vec<Run> = Vec::new();
-        self.tables.read().visit(range(start, end), |entry| {
-            let Slot::Present(Target::Leaf { pfn, prot }) = entry.slot else { return };
-            let (start, huge) = (entry.range.start().get(), entry.level == PMD);
-            if !huge && runs.last_mut().is_some_and(|last| last.extend(start, pfn, prot)) {
-                return;
-            }
-            // A mapped folio keeps its head and its order.
-            let reader = self.world.memory.enter();
-            let head = self.world.memory.head(pfn).unwrap_or(pfn);
-            let index = pfn.get() - head.get();
-            let frames = match reader.page(head).map(|page| page.state()) {
-                Some(State::Held { order, .. }) => order.frames(),
-                _ => index + 1,
-            };
-            let (pages, room) = (entry.range.bytes() >> SHIFT, frames - index);
-            runs.push(Run { start, pages, head, index, prot, huge, room });
-        })?;
+        self.tables.read().leaves(range(start, end), |leaves| self.cut(leaves, |run| runs.push(run)))?;
         Ok(runs)
     }
 
-    /// Takes the entries of `runs` away, and flushes; the mappings stay counted.
-    pub(crate) fn clear(&self, runs: &[Run]) -> Result<(), Error> {
-        if runs.is_empty() {
-            return Ok(());
+    /// Cuts leaves, whose mappings are counted, into runs of one folio each. Cost: one descriptor looked at per run.
+    fn cut(&self, leaves: Leaves, mut each: impl FnMut(Run)) {
+        let Leaves { va, level, frames, prot } = leaves;
+        let (huge, reader) = (level == PMD, self.world.memory.enter());
+        let mut done = 0;
+        while let Some(pfn) = frames.start().checked_add(done).filter(|_| done < frames.frames()) {
+            // A mapped folio keeps its head and its order.
+            let head = self.world.memory.head(pfn).unwrap_or(pfn);
+            let index = pfn.get() - head.get();
+            let room = match reader.page(head).map(|page| page.state()) {
+                Some(State::Held { order, .. }) => order.frames() - index,
+                _ => 1,
+            };
+            let pages = if huge { PMD_ORDER.frames() } else { room.min(frames.frames() - done) };
+            each(Run { start: va.get() + done * BYTES, pages, head, index, prot, huge });
+            done += pages;
         }
+    }
+
+    /// Takes away whatever is mapped in `start..end`, which cuts no PMD, and flushes; then `release` gets what was there,
+    /// whose mappings stay counted. One pass takes the entries, one empties them.
+    fn take(&self, start: u64, end: u64, release: impl FnMut(Released)) -> Result<(), Error> {
         let mut batch = self.tables.batch()?;
-        for run in runs {
-            if let Err(error) = batch.unmap(run.range()) {
-                batch.cancel();
-                return Err(error.into());
-            }
+        if let Err(error) = batch.zap(range(start, end)) {
+            batch.cancel();
+            return Err(error.into());
         }
-        // The runs say already what comes back.
-        batch.flush(drop).map_err(|refused| {
+        batch.flush(release).map_err(|refused| {
             refused.batch.cancel();
             Error::InsideReader
         })
     }
 
+    /// Takes the entries of `start..end` away, and flushes; the mappings stay counted.
+    pub(crate) fn clear(&self, start: u64, end: u64) -> Result<(), Error> {
+        self.take(start, end, drop)
+    }
+
     /// Uncounts mappings whose entries are gone from all caches, and gives their references back.
     pub(crate) fn uncount(&self, head: Pfn, mapping: Mapping) -> Result<(), Error> {
-        let removed = self.world.folio(head)?.remove_mappings(self.mm, mapping)?;
+        self.uncount_of(&self.world.folio(head)?, mapping)
+    }
+
+    /// The same, where the folio is at hand.
+    pub(crate) fn uncount_of(&self, folio: &Folio<'_, Memory<C>>, mapping: Mapping) -> Result<(), Error> {
+        let removed = folio.remove_mappings(self.mm, mapping)?;
         self.world.counters.account(removed.account);
         drop(removed.references);
         Ok(())
     }
 
-    /// Unmaps `runs`: entries, flush, counts, references.
-    pub(crate) fn zap(&self, runs: &[Run]) -> Result<(), Error> {
-        self.clear(runs)?;
-        // All are uncounted, and the first error is told.
+    /// Uncounts all of `runs`, and tells the first error.
+    pub(crate) fn uncount_all(&self, runs: &[Run]) -> Result<(), Error> {
         runs.iter().map(|run| self.uncount(run.head, run.mapping())).fold(Ok(()), Result::and)
+    }
+
+    /// Unmaps whatever is mapped in `start..end`, which cuts no PMD: entries, flush, counts, references. All are uncounted,
+    /// and the first error is told. Linux: `zap_page_range`.
+    pub(crate) fn zap(&self, start: u64, end: u64) -> Result<(), Error> {
+        let mut result = Ok(());
+        self.take(start, end, |released| {
+            // Nothing is shared between page tables here.
+            if let Released::Leaves(leaves) = released {
+                self.cut(leaves, |run| result = result.and(self.uncount(run.head, run.mapping())));
+            }
+        })?;
+        result
     }
 }

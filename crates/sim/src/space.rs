@@ -5,44 +5,51 @@ use std::fmt;
 
 use mmkit_addr::{Geometry, NodeId, VirtAddr, VirtRange};
 use mmkit_folio::{Mapcounts, MmId, MmIdGuard};
-use mmkit_frame::{Bare, Frames};
-use mmkit_pgtable::{Software, Tables};
+use mmkit_pgtable::{Backing as Leaf, Mapping, Software, Tables};
+use mmkit_sync::SeqCount;
+use parking_lot::RwLock;
 
 use crate::arena::{BYTES, SHIFT};
-use crate::contents::Contents;
-use crate::memory::Memory;
-use crate::runs::Run;
-use crate::table_frames::TableFrames;
+use crate::locks::TableLocks;
+use crate::machine::Machine;
 use crate::vma::{TOP, Vma, Vmas, bounds};
 use crate::{Area, Backing, Error, PMD_ORDER, World};
 
 /// Bytes that a PMD maps.
 pub(crate) const PMD_BYTES: u64 = BYTES << PMD_ORDER.get();
 
-/// The environment of the page tables: frames out of the world's own memory.
-type Env<'w, C> = Bare<TableFrames<'w, C>, &'w Memory<C>>;
-
-/// One address space: what a process sees as its memory. Linux: `struct mm_struct`.
+/// One address space: what a process sees as its memory, and its threads share. Linux: `struct mm_struct`.
 ///
-/// Dropping it is exit: everything is unmapped, the page tables are given back, and last the name.
+/// Dropping it is exit, in an order that matters: everything is unmapped, the caches are flushed, the references of the
+/// mappings are given back; only then the name goes back to where it came from, for the next address space to be counted
+/// under. A name that came back with mappings still counted under it would make two address spaces one, and each would be
+/// shown what the other writes.
 pub struct AddressSpace<'w, C: Mapcounts> {
     pub(crate) world: &'w World<'w, C>,
-    pub(crate) tables: Tables<Software, Env<'w, C>>,
-    pub(crate) vmas: Vmas,
+    pub(crate) tables: Tables<Software, Machine<'w, C>>,
+    /// Linux: the VMAs, and `mmap_lock`.
+    pub(crate) vmas: RwLock<Vmas>,
+    pub(crate) locks: TableLocks,
+    /// Who pins without locks looks whether pages were taken from their writers meanwhile. Linux: `write_protect_seq`.
+    pub(crate) write_protect: SeqCount,
     pub(crate) mm: MmId,
-    // Given back last, when no mapping is counted under it any more.
+    /// The last field, so dropped last: when nothing is counted under it any more, as `Drop` has seen to.
     id: Option<MmIdGuard<'w>>,
 }
 
 impl<'w, C: Mapcounts> AddressSpace<'w, C> {
     pub(crate) fn new(world: &'w World<'w, C>) -> Result<Self, Error> {
         let id = world.ids.take()?;
-        let table_frames = TableFrames::new(&world.memory);
-        // SAFETY: the memory reaches every frame that it hands out, for it is both; and it writes a frame only while it owns
-        // it. Frames that page tables own are accessed by nobody else.
-        let frames = unsafe { Frames::new(table_frames, &world.memory) };
-        let tables = Tables::new(Bare::new(frames), Geometry::X86_64, NodeId::ZERO)?;
-        Ok(Self { world, tables, vmas: Vmas::default(), mm: id.id(), id: Some(id) })
+        let tables = Tables::new(Machine::new(&world.memory), Geometry::X86_64, NodeId::ZERO)?;
+        Ok(Self {
+            world,
+            tables,
+            vmas: RwLock::default(),
+            locks: TableLocks::default(),
+            write_protect: SeqCount::new(),
+            mm: id.id(),
+            id: Some(id),
+        })
     }
 
     /// The name that its mappings are counted under.
@@ -56,7 +63,7 @@ impl<'w, C: Mapcounts> AddressSpace<'w, C> {
     /// # Errors
     ///
     /// [`Error::BadRange`], [`Error::BadOrder`], [`Error::Occupied`], [`Error::NoFile`], [`Error::PastEnd`].
-    pub fn mmap(&mut self, range: VirtRange, area: Area) -> Result<(), Error> {
+    pub fn mmap(&self, range: VirtRange, area: Area) -> Result<(), Error> {
         let (start, end) = bounds(range)?;
         if area.order > PMD_ORDER {
             return Err(Error::BadOrder { order: area.order, max: PMD_ORDER });
@@ -68,8 +75,9 @@ impl<'w, C: Mapcounts> AddressSpace<'w, C> {
                 return Err(Error::PastEnd { file, end: last.saturating_mul(BYTES), bytes: pages << SHIFT });
             }
         }
-        self.vmas.check_free(start, end)?;
-        self.vmas.insert(Vma { start, end, area });
+        let mut vmas = self.vmas.write();
+        vmas.check_free(start, end)?;
+        vmas.insert(Vma { start, end, area });
         Ok(())
     }
 
@@ -79,22 +87,43 @@ impl<'w, C: Mapcounts> AddressSpace<'w, C> {
     ///
     /// [`Error::BadRange`]; [`Error::Tables`] where there is no memory to split a PMD at an end of the range. Nothing is
     /// unmapped then.
-    pub fn munmap(&mut self, range: VirtRange) -> Result<(), Error> {
+    pub fn munmap(&self, range: VirtRange) -> Result<(), Error> {
         let (start, end) = bounds(range)?;
-        self.zap_range(start, end)?;
-        self.vmas.remove(start, end);
+        let mut vmas = self.vmas.write();
+        self.split_at(start)?;
+        self.split_at(end)?;
+        self.zap(start, end)?;
+        vmas.remove(start, end);
         Ok(())
     }
 
     /// Forgets the pages of `range`, and keeps its areas: what is touched next is zero, or the file's. Linux:
     /// `madvise(MADV_DONTNEED)`.
     ///
+    /// Other threads fault meanwhile. A page that one touches may be forgotten or not.
+    ///
     /// # Errors
     ///
-    /// As [`munmap`](Self::munmap).
-    pub fn dont_need(&mut self, range: VirtRange) -> Result<(), Error> {
+    /// As [`munmap`](Self::munmap). (Where another thread makes a PMD at an end of the range meanwhile, what is before it
+    /// may have been forgotten.)
+    pub fn dont_need(&self, range: VirtRange) -> Result<(), Error> {
         let (start, end) = bounds(range)?;
-        self.zap_range(start, end)
+        let _vmas = self.vmas.read();
+        for end in [start, end] {
+            let _locked = self.locks.lock(end);
+            self.split_at(end)?;
+        }
+        // One PMD's worth at a time, which is what one lock covers.
+        let mut at = start;
+        while at < end {
+            let next = end.min((at & !(PMD_BYTES - 1)) + PMD_BYTES);
+            let _locked = self.locks.lock(at);
+            self.split_at(at)?;
+            self.split_at(next)?;
+            self.zap(at, next)?;
+            at = next;
+        }
+        Ok(())
     }
 
     /// Moves the pages of `range`, which is in one area, to `to`, where there is nothing. Linux: `mremap` with
@@ -106,12 +135,13 @@ impl<'w, C: Mapcounts> AddressSpace<'w, C> {
     ///
     /// [`Error::BadRange`], [`Error::NoArea`], [`Error::Occupied`] (by the range itself, too), [`Error::Tables`] where
     /// there is no memory for page tables. Nothing has moved then.
-    pub fn mremap(&mut self, range: VirtRange, to: VirtAddr) -> Result<(), Error> {
+    pub fn mremap(&self, range: VirtRange, to: VirtAddr) -> Result<(), Error> {
         let (start, end) = bounds(range)?;
         let target = VirtRange::new(to, range.bytes()).ok_or(Error::BadRange { range })?;
         let (new_start, new_end) = bounds(target)?;
-        self.vmas.around(start, end)?;
-        self.vmas.check_free(new_start, new_end)?;
+        let mut vmas = self.vmas.write();
+        vmas.around(start, end)?;
+        vmas.check_free(new_start, new_end)?;
         self.split_at(start)?;
         self.split_at(end)?;
         let distance = new_start.wrapping_sub(start);
@@ -120,82 +150,26 @@ impl<'w, C: Mapcounts> AddressSpace<'w, C> {
                 self.split(run)?;
             }
         }
-        let old = self.runs(start, end)?;
-        let moved = |run: &Run| Run { start: run.start.wrapping_add(distance), ..*run };
-        let new: Vec<Run> = old.iter().map(moved).collect();
-        for (done, run) in new.iter().enumerate() {
-            if let Err(error) = self.tables.map(run.range(), run.entries(run.prot)) {
-                self.clear(&new[..done])?;
-                return Err(error.into());
-            }
-        }
-        self.clear(&old)?;
-        for vma in self.vmas.remove(start, end) {
+        let mut moved = Vec::new();
+        self.tables.read().leaves(range, |leaves| {
+            let at = leaves.range(SHIFT);
+            let to = VirtAddr::new(at.start().get().wrapping_add(distance));
+            let entries = Mapping::new(Leaf::Run(leaves.frames.start()), leaves.prot).at_level(leaves.level);
+            moved.extend(VirtRange::new(to, at.bytes()).map(|to| (to, entries)));
+        })?;
+        self.tables.map_all(&moved)?;
+        self.clear(start, end)?;
+        for vma in vmas.remove(start, end) {
             let (start, end) = (vma.start.wrapping_add(distance), vma.end.wrapping_add(distance));
-            self.vmas.insert(Vma { start, end, ..vma });
+            vmas.insert(Vma { start, end, ..vma });
         }
         Ok(())
-    }
-
-    /// Reads bytes from `va` on, with faults where nothing is mapped.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoArea`], and those of a fault: [`Error::Alloc`], [`Error::Tables`]. What was read so far is in `out`.
-    pub fn read(&mut self, va: VirtAddr, out: &mut [u8]) -> Result<(), Error> {
-        let mut done = 0;
-        while done < out.len() {
-            let (contents, offset, len) = self.access(va, done, out.len(), false)?;
-            contents.read(offset, &mut out[done..done + len]);
-            done += len;
-        }
-        Ok(())
-    }
-
-    /// Writes bytes from `va` on, with faults where nothing is mapped, or where what is mapped is not to be written.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoArea`], [`Error::ReadOnly`], and those of a fault: [`Error::Alloc`], [`Error::Tables`]. What is before the
-    /// address that the error is about has been written.
-    pub fn write(&mut self, va: VirtAddr, bytes: &[u8]) -> Result<(), Error> {
-        let mut done = 0;
-        while done < bytes.len() {
-            let (contents, offset, len) = self.access(va, done, bytes.len(), true)?;
-            contents.write(offset, &bytes[done..done + len], true);
-            done += len;
-        }
-        Ok(())
-    }
-
-    /// The contents behind `va + done`, the offset in that page, and how many of `all - done` bytes are in it.
-    fn access(
-        &mut self,
-        va: VirtAddr,
-        done: usize,
-        all: usize,
-        write: bool,
-    ) -> Result<(Contents<'_>, usize, usize), Error> {
-        let at = va.checked_add(done as u64).ok_or(Error::NoArea { va: VirtAddr::MAX })?;
-        let pfn = self.fault(at.get(), write)?;
-        let offset = (at.get() % BYTES) as usize;
-        // SAFETY: the page is mapped, and its mapping has a reference that stays while `self` is borrowed; contents of
-        // mapped folios are accessed through `Contents` alone.
-        let contents = unsafe { Contents::of(&self.world.memory, pfn) }.ok_or(Error::NoArea { va: at })?;
-        Ok((contents, offset, (all - done).min(BYTES as usize - offset)))
-    }
-
-    fn zap_range(&mut self, start: u64, end: u64) -> Result<(), Error> {
-        self.split_at(start)?;
-        self.split_at(end)?;
-        self.zap(&self.runs(start, end)?)
     }
 }
 
 impl<C: Mapcounts> Drop for AddressSpace<'_, C> {
     fn drop(&mut self) {
-        let gone = self.runs(0, TOP).and_then(|runs| self.zap(&runs));
-        if gone.is_err() {
+        if self.zap(0, TOP).is_err() {
             // Mappings are still counted under the name, so nobody else may have it. The folios leak.
             let _ = self.id.take().map(MmIdGuard::keep);
         }

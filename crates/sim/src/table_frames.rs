@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Frames for page tables, with a few set aside for an operation that must not fail half-way.
 
+use std::thread::{self, ThreadId};
+
 use mmkit_addr::{NodeId, Order, Pfn};
 use mmkit_folio::Mapcounts;
 use mmkit_frame::{AllocError, FrameAllocator, Request};
@@ -8,57 +10,71 @@ use parking_lot::Mutex;
 
 use crate::memory::Memory;
 
-/// The world's memory, and a reserve of single frames that is used when the memory has none left.
+/// The world's memory, and single frames that threads have set aside for themselves, which they use up first.
 #[derive(Debug)]
 pub(crate) struct TableFrames<'w, C: Mapcounts> {
     memory: &'w Memory<C>,
-    /// Frames that `memory` handed out, and that nobody else knows.
-    reserve: Mutex<Vec<Pfn>>,
+    /// Frames that `memory` handed out, and that nobody else knows; for whom.
+    aside: Mutex<Vec<(ThreadId, Pfn)>>,
 }
 
 impl<'w, C: Mapcounts> TableFrames<'w, C> {
     pub(crate) fn new(memory: &'w Memory<C>) -> Self {
-        Self { memory, reserve: Mutex::default() }
+        Self { memory, aside: Mutex::default() }
     }
 
-    /// Sets frames aside until there are `count`.
-    pub(crate) fn reserve(&self, count: usize) -> Result<(), AllocError> {
-        let mut reserve = self.reserve.lock();
-        while reserve.len() < count {
-            reserve.push(self.memory.allocate(Request::new(Order::ZERO))?);
+    /// Sets `count` frames aside for the tables that this thread makes while the result lives.
+    pub(crate) fn set_aside(&self, count: usize) -> Result<Aside<'_, 'w, C>, AllocError> {
+        // Given back on drop, if there are fewer.
+        let aside = Aside { frames: self };
+        for _ in 0..count {
+            let pfn = self.memory.allocate(Request::new(Order::ZERO))?;
+            self.aside.lock().push((thread::current().id(), pfn));
         }
-        Ok(())
+        Ok(aside)
     }
 
-    /// Gives back what is set aside.
-    pub(crate) fn unreserve(&self) {
-        for pfn in self.reserve.lock().drain(..) {
-            // SAFETY: `allocate` handed it out as one frame, nobody has seen it, and it is off the list.
-            unsafe { self.memory.deallocate(pfn, Order::ZERO) };
+    /// One of this thread's own.
+    fn take_own(&self) -> Option<Pfn> {
+        let mut aside = self.aside.lock();
+        if aside.is_empty() {
+            return None;
         }
+        let me = thread::current().id();
+        let at = aside.iter().position(|&(whose, _)| whose == me)?;
+        Some(aside.swap_remove(at).1)
     }
 }
 
-impl<C: Mapcounts> Drop for TableFrames<'_, C> {
+/// Frames that a thread has set aside. What it did not use is given back on drop.
+#[derive(Debug)]
+pub(crate) struct Aside<'f, 'w, C: Mapcounts> {
+    frames: &'f TableFrames<'w, C>,
+}
+
+impl<C: Mapcounts> Drop for Aside<'_, '_, C> {
     fn drop(&mut self) {
-        self.unreserve();
+        while let Some(pfn) = self.frames.take_own() {
+            // SAFETY: `allocate` handed it out as one frame, nobody has seen it, and it is off the list.
+            unsafe { self.frames.memory.deallocate(pfn, Order::ZERO) };
+        }
     }
 }
 
-// SAFETY: every call is passed on to the memory, so each clause holds because it holds there; what comes out of the reserve
-// was handed out by it as one frame, on its only node and in its only zone, leaves the reserve once, and is zeroed here if
-// that is asked for. Requests for another node or zone are refused by the memory, and do not come to the reserve.
+// SAFETY: every call is passed on to the memory, so each clause holds because it holds there; what was set aside was handed
+// out by it as one frame, on its only node and in its only zone, leaves the list once, and is zeroed here if that is asked
+// for. Requests for another node or zone are refused by the memory, and do not come to the list.
 unsafe impl<C: Mapcounts> FrameAllocator for TableFrames<'_, C> {
     fn allocate(&self, request: Request) -> Result<Pfn, AllocError> {
-        self.memory.allocate(request).or_else(|error| {
-            let plain = request.order == Order::ZERO && request.zone.is_none() && !request.strict;
-            let pfn = self.reserve.lock().pop_if(|_| plain).ok_or(error)?;
-            if request.zeroed {
-                // SAFETY: just taken, and nobody else has seen it.
-                unsafe { self.memory.zero(pfn, 1) };
-            }
-            Ok(pfn)
-        })
+        let plain = request.order == Order::ZERO && request.zone.is_none() && !request.strict;
+        let Some(pfn) = plain.then(|| self.take_own()).flatten() else {
+            return self.memory.allocate(request);
+        };
+        if request.zeroed {
+            // SAFETY: just taken off the list, and nobody else has seen it.
+            unsafe { self.memory.zero(pfn, 1) };
+        }
+        Ok(pfn)
     }
 
     unsafe fn deallocate(&self, pfn: Pfn, order: Order) {

@@ -106,6 +106,14 @@ impl Vma {
         first + ((va - self.start) >> SHIFT)
     }
 
+    /// Whether the page of the file behind `va`, which is that of a PMD, is the first of a folio that a PMD may map.
+    pub(crate) fn is_in_step(&self, va: u64) -> bool {
+        match self.area.backing {
+            Backing::File { page, .. } => self.file_page(va, page).is_multiple_of(PMD_ORDER.frames()),
+            Backing::Anonymous => true,
+        }
+    }
+
     /// The part in `start..end`, which overlaps it.
     fn part(&self, start: u64, end: u64) -> Self {
         let start = start.max(self.start);

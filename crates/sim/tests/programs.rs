@@ -7,10 +7,8 @@ use common::run;
 use mmkit_folio::{Checked, Mapcounts, NoPageMapcount, PageMapcount, PowerSums, TwoSlots, Untracked};
 
 fn programs<C: Mapcounts>() {
-    for seed in [0x5eed, 0xfeed_beef] {
-        let statistics = run::<C>(seed, 1500);
-        assert!(statistics.copied > 0 && statistics.exclusive > 0, "{statistics:?}");
-    }
+    let statistics = run::<C>(0x5eed, 1500);
+    assert!(statistics.copied > 0 && statistics.exclusive > 0, "{statistics:?}");
 }
 
 macro_rules! under {

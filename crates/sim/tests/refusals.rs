@@ -15,11 +15,11 @@ type Exact = NoPageMapcount<PowerSums>;
 fn copies_of_the_third<C: Mapcounts>() -> u64 {
     let mut ids = [AtomicU64::new(0)];
     let world = World::<C>::new(256, &mut ids).unwrap();
-    let mut first = world.spawn().unwrap();
+    let first = world.spawn().unwrap();
     first.mmap(pages(0, 16), Area::anonymous(order(4))).unwrap();
     first.write(at(0), b"x").unwrap();
     let second = first.fork().unwrap();
-    let mut third = first.fork().unwrap();
+    let third = first.fork().unwrap();
     drop((first, second));
     (0..16).for_each(|page| third.write(at(page), b"y").unwrap());
     let statistics = world.statistics();
@@ -41,7 +41,7 @@ fn bad_arguments_are_errors() {
     assert!(matches!(World::<Exact>::new(u64::MAX, &mut []), Err(Error::TooMuch { .. })));
     let mut ids = [AtomicU64::new(0)];
     let world = World::<Exact>::new(64, &mut ids).unwrap();
-    let mut space = world.spawn().unwrap();
+    let space = world.spawn().unwrap();
     let area = Area::anonymous(order(0));
     let large = Area::anonymous(order(10));
     assert_eq!(space.mmap(pages(0, 1), large), Err(Error::BadOrder { order: order(10), max: PMD_ORDER }));
@@ -74,11 +74,11 @@ fn bad_arguments_are_errors() {
 fn pins_keep_their_page_through_a_fork() {
     let mut ids = [AtomicU64::new(0)];
     let world = World::<Exact>::new(64, &mut ids).unwrap();
-    let mut parent = world.spawn().unwrap();
+    let parent = world.spawn().unwrap();
     parent.mmap(pages(0, 4), Area::anonymous(order(2))).unwrap();
     parent.write(at(1), b"before the fork").unwrap();
     let pin = parent.pin(at(1)).unwrap();
-    let mut child = parent.fork().unwrap();
+    let child = parent.fork().unwrap();
     parent.write(at(1), b"seen by the pin").unwrap();
     let mut seen = [0; 15];
     pin.read(0, &mut seen);
@@ -99,7 +99,7 @@ fn memory_that_runs_out_leaves_contents_alone() {
     for frames in 8..60 {
         let mut ids = [AtomicU64::new(0)];
         let world = World::<Exact>::new(frames, &mut ids).unwrap();
-        let Ok(mut space) = world.spawn() else { continue };
+        let Ok(space) = world.spawn() else { continue };
         space.mmap(pages(0, 32), Area::anonymous(order(2))).unwrap();
         let full = (0..32).find(|&page| space.write(at(page), &[page as u8 + 1]).is_err()).unwrap_or(32);
         failed[0] += u32::from(full < 32);
@@ -112,7 +112,7 @@ fn memory_that_runs_out_leaves_contents_alone() {
         let to = VirtAddr::new(1 << 40);
         let moved = space.mremap(pages(0, 32), to).is_ok();
         failed[3] += u32::from(!moved);
-        for (mut space, moved) in child.ok().map(|child| (child, false)).into_iter().chain([(space, moved)]) {
+        for (space, moved) in child.ok().map(|child| (child, false)).into_iter().chain([(space, moved)]) {
             for page in 0..full {
                 let va = if moved { VirtAddr::new(to.get() + page as u64 * PAGE) } else { at(page) };
                 let mut seen = [0];
@@ -132,7 +132,7 @@ fn collapse_keeps_contents_whether_there_is_memory_or_not() {
     for left in 0..6 {
         let mut ids = [AtomicU64::new(0)];
         let world = World::<Exact>::new(1024, &mut ids).unwrap();
-        let (mut space, mut other) = (world.spawn().unwrap(), world.spawn().unwrap());
+        let (space, other) = (world.spawn().unwrap(), world.spawn().unwrap());
         space.mmap(pages(0, 512), Area::anonymous(order(0))).unwrap();
         for page in (0..100).step_by(7) {
             space.write(at(page), &[page as u8 + 1]).unwrap();

@@ -12,7 +12,7 @@ use mmkit_sync::atomic::AtomicU64;
 const FILE: usize = 32;
 
 /// One thread: writes its own bytes everywhere, and finds its own bytes, or those from before the fork.
-fn live<C: Mapcounts>(mut space: AddressSpace<'_, C>, me: u8, count: usize) {
+fn live<C: Mapcounts>(space: AddressSpace<'_, C>, me: u8, count: usize) {
     let mut random = Random(u64::from(me) * 77);
     let mut wrote = vec![false; count];
     for round in 0..400 {
@@ -29,7 +29,7 @@ fn live<C: Mapcounts>(mut space: AddressSpace<'_, C>, me: u8, count: usize) {
         let mine = VirtAddr::new(at(count).get() + random.below(FILE) as u64 * PAGE + u64::from(me));
         space.write(mine, &[me]).unwrap();
         if round % 40 == 0 {
-            let mut child = space.fork().unwrap();
+            let child = space.fork().unwrap();
             child.write(at(page), &[0x77]).unwrap();
             child.dont_need(pages(random.below(count / 2), count / 2)).unwrap();
         }
@@ -49,7 +49,7 @@ fn threads<C: Mapcounts>(order_of_folios: u8, count: usize) {
     let world = World::<C>::new(1 << 14, &mut ids).unwrap();
     let file = world.create_file(&vec![0; FILE * PAGE as usize], order(3)).unwrap();
     let start = world.free_frames();
-    let mut parent = world.spawn().unwrap();
+    let parent = world.spawn().unwrap();
     parent.mmap(pages(0, count), Area::anonymous(order(order_of_folios))).unwrap();
     parent.mmap(pages(count, FILE), Area::file(file, 0, true)).unwrap();
     for page in 0..count {

@@ -229,12 +229,13 @@ impl<E: Entry, V: TableEnv> Unmapped for TableUnmapped<'_, E, V> {
     fn flush(self, release: &mut dyn FnMut(u64, Backing)) {
         let space = self.space;
         let flushed = self.batch.flush(|released| match released {
-            Released::Leaf { frames, prot, .. } if prot.contains(Prot::WRITE) => {
-                release(frames.frames(), Backing::Own { first: frames.start() });
+            Released::Leaves(leaves) if leaves.prot.contains(Prot::WRITE) => {
+                release(leaves.frames.frames(), Backing::Own { first: leaves.frames.start() });
             }
-            Released::Leaf { frames, .. } => {
-                release(1, Backing::Tails(TailRun { first: frames.start(), order: Order::ZERO }));
-            }
+            // Tails of neighbouring frames are not one run of tails: each has users of its own.
+            Released::Leaves(leaves) => leaves.frames.iter().for_each(|first| {
+                release(1, Backing::Tails(TailRun { first, order: Order::ZERO }));
+            }),
             Released::Shared { share, .. } => {
                 if let Ok(first) = space.tables.share_target(share) {
                     release(space.span, Backing::Tails(TailRun { first, order: Order::ZERO }));

@@ -51,7 +51,7 @@ fn blocks_that_cross_the_edge_keep_the_range() {
     // A compound of the allocator's making, with tails of its own, is a block like any other.
     let frozen = map.claim(pfn(16)).unwrap().allocate().prep().unwrap();
     assert_eq!(map.remove(sub(0, 2)), Err(VmemmapError::Busy { pfn: pfn(16) }));
-    drop(frozen.into_free());
+    drop(frozen.into_free().unwrap());
     map.remove(sub(0, 2)).unwrap();
     assert_empty(&map, &frames, SpaceUsage::default());
 }

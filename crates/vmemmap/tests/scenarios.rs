@@ -479,7 +479,10 @@ fn scenario_23_what_is_in_a_shared_tail<F: Fixture>() {
         let frozen = again.put().map_or_else(|| folio.put(), Some).unwrap();
         assert!(frozen.has_shared_tails());
         let frozen = frozen.unprep().unwrap_err().handle;
-        let free = frozen.into_free().split().unwrap_err().handle;
+        // A frame that the hardware reported is not free again before somebody says so.
+        let mut frozen = frozen.into_free().unwrap_err().handle;
+        assert!(frozen.remove_at(0..1, PageFlags::HWPOISON));
+        let free = frozen.into_free().unwrap().split().unwrap_err().handle;
         drop(free);
         let reader = map.enter();
         let later: Vec<_> = (64..128).map(|tail| reader.page(pfn(tail)).unwrap().words()).collect();

@@ -48,7 +48,7 @@ pub(crate) fn with_frozen<C: Mapcounts>(
 /// The words that hold the folio's counts.
 pub(crate) fn words<'f, M: MemMap<Counts: Mapcounts>>(folio: &'f Folio<'_, M>) -> Words<'f> {
     // SAFETY: tests only look.
-    unsafe { folio.words(u64::from(folio.order() > Order::ZERO)) }.unwrap()
+    unsafe { folio.descriptors() }.words(u64::from(folio.order() > Order::ZERO)).unwrap()
 }
 
 /// Every word of every descriptor, and the references: what an error must not change.

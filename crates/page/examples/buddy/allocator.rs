@@ -81,11 +81,14 @@ impl<'a> Buddy<'a> {
         let folio = unsafe { Folio::from_raw(&self.map, pfn) };
         let Some(frozen) = folio.and_then(Folio::put) else { return };
         let mut lists = self.lock();
-        let free = match frozen.unprep() {
-            Ok(frozen) => frozen.into_free(),
-            Err(single) => single.handle.into_free(),
+        let frozen = match frozen.unprep() {
+            Ok(frozen) => frozen,
+            Err(single) => single.handle,
         };
-        self.give_back(&mut lists, free);
+        // A block with a frame that the hardware reported is lost.
+        if let Ok(free) = frozen.into_free() {
+            self.give_back(&mut lists, free);
+        }
     }
 
     /// Free blocks of each order.

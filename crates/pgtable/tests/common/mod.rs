@@ -5,12 +5,12 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use mmkit_addr::{Geometry, Level, NodeId, Pfn, VirtAddr, VirtRange};
+use mmkit_addr::{Geometry, Level, NodeId, Order, Pfn, PfnRange, VirtAddr, VirtRange};
 use mmkit_frame::Env;
 use mmkit_frame::Frames;
 use mmkit_frame::test_util::TestFrames;
 use mmkit_pgtable::{
-    Backing, Batch, Change, Entry, Mapping, Mmu, Prot, Released, TableEnv, Tables, TryAgain, Visited,
+    Backing, Batch, Change, Entry, Leaves, Mapping, Mmu, Prot, Released, TableEnv, Tables, TryAgain, Visited,
 };
 use mmkit_sync::{Readers, SpinLock, Tally};
 
@@ -128,8 +128,29 @@ pub(crate) fn repeat(frame: u64) -> Mapping {
     Mapping::new(Backing::Repeat(pfn(frame)), RO)
 }
 
-/// Flushes, and returns what came back, in order.
+/// Flushes, and returns what came back, in order: each leaf by itself.
 pub(crate) fn flush<E: Entry, V: TableEnv>(batch: Batch<'_, E, V>) -> Vec<Released> {
+    let geometry = *batch.tables().geometry();
+    let mut single = Vec::new();
+    for item in flush_runs(batch) {
+        let Released::Leaves(leaves) = item else {
+            single.push(item);
+            continue;
+        };
+        let shift = geometry.table(leaves.level).unwrap().entry_shift();
+        let order = Order::new((shift - geometry.base_shift()) as u8).unwrap();
+        let mut at = leaves.va.get();
+        for first in (leaves.frames.start().get()..leaves.frames.end()).step_by(order.frames() as usize) {
+            let frames = PfnRange::block(pfn(first), order);
+            single.push(Released::Leaves(Leaves { va: va(at), frames, ..leaves }));
+            at = at.wrapping_add(1 << shift);
+        }
+    }
+    single
+}
+
+/// Flushes, and returns what came back, in order.
+pub(crate) fn flush_runs<E: Entry, V: TableEnv>(batch: Batch<'_, E, V>) -> Vec<Released> {
     let mut released = Vec::new();
     batch.flush(|item| released.push(item)).expect("no reader is open");
     released

@@ -231,7 +231,12 @@ impl<'w, C: Mapcounts> Machine<'w, C> {
             }
             12..15 => match self.spaces[space].0.collapse(at(first)) {
                 Ok(()) => 5,
-                Err(Error::NoArea { .. } | Error::WrongArea { .. } | Error::Pinned { .. }) => 9,
+                Err(
+                    Error::NoArea { .. }
+                    | Error::WrongArea { .. }
+                    | Error::Pinned { .. }
+                    | Error::Busy { .. },
+                ) => 9,
                 Err(error) => panic!("{error}"),
             },
             15 => match self.spaces[space].0.split_pmd(at(first)) {
@@ -287,6 +292,12 @@ pub(crate) fn run<C: Mapcounts>(seed: u64, steps: u32) -> Statistics {
     let mut machine = Machine { world: &world, spaces, files: files.into(), pins: Vec::new(), done: [0; 10] };
     for step in 0..steps {
         machine.step(&mut random);
+        if step % 64 == 63 {
+            let spaces: Vec<_> = machine.spaces.iter().map(|(space, _)| space).collect();
+            let audit = world.audit(&spaces).unwrap_or_else(|error| panic!("{error}"));
+            // Pinned frames may be in no page table any more; a pinned folio is kept whole.
+            assert!(machine.pins.len() as u64 * 512 >= audit.missing, "{} frames leaked", audit.missing);
+        }
         if step % 512 == 511 {
             machine.check_all();
         }

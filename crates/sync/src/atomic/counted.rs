@@ -107,6 +107,28 @@ macro_rules! counted {
                 note();
                 self.0.compare_exchange_weak(old, new, yes, no)
             }
+
+            /// As of `core`'s type, each try counted as one.
+            ///
+            /// # Errors
+            ///
+            /// The value for which `f` returned `None`.
+            #[inline]
+            pub fn fetch_update(
+                &self,
+                yes: Ordering,
+                no: Ordering,
+                mut f: impl FnMut($ty) -> Option<$ty>,
+            ) -> Result<$ty, $ty> {
+                let mut old = self.load(no);
+                while let Some(new) = f(old) {
+                    match self.compare_exchange(old, new, yes, no) {
+                        Ok(old) => return Ok(old),
+                        Err(now) => old = now,
+                    }
+                }
+                Err(old)
+            }
         }
 
         impl From<$ty> for $name {
@@ -148,5 +170,8 @@ mod tests {
         assert_eq!(word.compare_exchange(3, 4, Ordering::Relaxed, Ordering::Relaxed), Ok(3));
         assert_eq!(word.compare_exchange(3, 4, Ordering::Relaxed, Ordering::Relaxed), Err(4));
         assert_eq!(read_modify_writes(), before + 3);
+        assert_eq!(word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |old| Some(old + 1)), Ok(4));
+        assert_eq!(word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |_| None), Err(5));
+        assert_eq!(read_modify_writes(), before + 4);
     }
 }
