@@ -7,6 +7,7 @@ mod folio;
 mod foundation;
 mod machine;
 mod pair;
+mod vmemmap;
 
 use std::error::Error;
 use std::fs;
@@ -44,6 +45,8 @@ enum Suite {
     Foundation,
     /// Map counts: batches, owners, contention; the microbenchmark of Linux, for four ways to count.
     Folio,
+    /// The memory map: its bytes, what optimising frees and takes, how fast it is written.
+    Vmemmap,
 }
 
 #[derive(Tabled)]
@@ -120,6 +123,7 @@ fn run(args: &Args) -> Result<Vec<String>, Box<dyn Error>> {
                 folio::run(effort, &mut figures);
                 table = Some(folio::table::run(args.quick, &mut figures, &mut notes)?);
             }
+            Suite::Vmemmap => vmemmap::run(effort, &mut figures, &mut skipped),
         }
     }
     if let (Some(path), Some(table)) = (&args.svg, &table) {

@@ -9,7 +9,7 @@ use mmkit_folio::{CountWords, MmId, PowerSums, Tracker};
 use mmkit_frame::Bare;
 use mmkit_frame::{AllocError, DirectMap, FrameAllocator, Frames, Request};
 use mmkit_page::{MemMap, Page, SliceMap};
-use mmkit_pgtable::{Tables, X86_64};
+use mmkit_pgtable::{Arm64_4K, Tables, X86_64};
 
 // The facade has no functions of its own.
 use mmkit as _;
@@ -53,8 +53,9 @@ fn map_counts() -> Option<bool> {
 /// Asks for page tables where there is no memory for them.
 fn page_tables() -> bool {
     // SAFETY: the allocator hands out no frame, so there is none that the map could get wrong.
-    let frames = unsafe { Frames::new(NoMemory, NoMemory) };
-    Tables::<X86_64, _>::new(Bare::new(frames), Geometry::X86_64, NodeId::ZERO).is_ok()
+    let env = || Bare::new(unsafe { Frames::new(NoMemory, NoMemory) });
+    Tables::<X86_64, _>::new(env(), Geometry::X86_64, NodeId::ZERO).is_ok()
+        || Tables::<Arm64_4K, _>::new(env(), Geometry::ARM64_4K, NodeId::ZERO).is_ok()
 }
 
 /// A machine without memory.

@@ -9,6 +9,8 @@ use mmkit_addr::Geometry;
 use crate::demo;
 use crate::failure::Failure;
 use crate::size::Size;
+#[cfg(all(target_os = "linux", target_pointer_width = "64", not(mmkit_loom)))]
+use crate::{hvo, report};
 
 /// What page metadata costs, and what is saved by keeping one page of it for each huge page and sharing the rest.
 ///
@@ -28,6 +30,10 @@ pub(crate) enum Command {
     #[cfg(all(target_os = "linux", target_pointer_width = "64", not(mmkit_loom)))]
     Demo(demo::DemoArgs),
     Plan(PlanArgs),
+    #[cfg(all(target_os = "linux", target_pointer_width = "64", not(mmkit_loom)))]
+    Report(report::ReportArgs),
+    #[cfg(all(target_os = "linux", target_pointer_width = "64", not(mmkit_loom)))]
+    Hvo(hvo::HvoArgs),
     /// Writes to a shared tail, and dies of it.
     #[cfg(all(target_os = "linux", target_pointer_width = "64", not(mmkit_loom)))]
     #[command(name = demo::TAIL_WRITE, hide = true)]

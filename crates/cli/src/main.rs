@@ -5,9 +5,13 @@ mod args;
 #[cfg(all(target_os = "linux", target_pointer_width = "64", not(mmkit_loom)))]
 mod demo;
 mod failure;
+#[cfg(all(target_os = "linux", target_pointer_width = "64", not(mmkit_loom)))]
+mod hvo;
 mod machine;
 mod output;
 mod plan;
+#[cfg(all(target_os = "linux", target_pointer_width = "64", not(mmkit_loom)))]
+mod report;
 mod size;
 
 use std::process::ExitCode;
@@ -28,6 +32,10 @@ fn run(args: Args) -> Result<(), Failure> {
         Some(Command::Plan(args)) => plan::run(&args),
         #[cfg(all(target_os = "linux", target_pointer_width = "64", not(mmkit_loom)))]
         Some(Command::Demo(args)) => demo::run(&args),
+        #[cfg(all(target_os = "linux", target_pointer_width = "64", not(mmkit_loom)))]
+        Some(Command::Report(args)) => report::run(&args),
+        #[cfg(all(target_os = "linux", target_pointer_width = "64", not(mmkit_loom)))]
+        Some(Command::Hvo(args)) => hvo::run(&args),
         #[cfg(all(target_os = "linux", target_pointer_width = "64", not(mmkit_loom)))]
         Some(Command::TailWrite) => demo::write_to_a_tail(),
     }

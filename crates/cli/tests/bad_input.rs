@@ -86,7 +86,7 @@ mod demo {
             &["3M is not a page size of this machine", "use base, "],
         );
         usage(&["demo", "--page", "big"], &["--page", "not a whole number"]);
-        usage(&["demo", "--only", "nothing"], &["nothing", "build, tail-write, owners, kernel"]);
+        usage(&["demo", "--only", "nothing"], &["nothing", "build, tail-write, optimise, owners, kernel"]);
         if cfg!(target_arch = "x86_64") {
             usage(
                 &["demo", "--memory", "3M", "--page", "2M"],
@@ -123,5 +123,35 @@ mod demo {
         for word in ["of memory", "may be used", "give less --memory or a larger --page"] {
             assert!(line.contains(word), "no {word:?} in {line}");
         }
+    }
+}
+
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+mod kernel {
+    use super::{refused, usage};
+
+    #[test]
+    fn what_makes_no_sense() {
+        usage(&["hvo", "--pages", "0"], &["--pages", "0 is not in 1.."]);
+        usage(&["hvo", "--repeat", "0"], &["--repeat", "1..=1000"]);
+        usage(&["hvo", "--page", "big"], &["--page", "not a whole number"]);
+        usage(&["hvo", "--restore", "--pages", "3"], &["--restore", "cannot be used with"]);
+        usage(&["report", "--memory", "1G"], &["--memory"]);
+        if cfg!(target_arch = "x86_64") {
+            usage(&["hvo", "--page", "4K"], &["4 KiB", "use one of 2M, 1G"]);
+        }
+    }
+
+    /// What is restored must be what a run has written.
+    #[test]
+    fn a_state_file_that_is_none() {
+        let path = std::env::temp_dir().join(format!("mmkit-not-a-state-{}", std::process::id()));
+        std::fs::write(&path, "{}").unwrap();
+        let line = refused(&["hvo", "--restore", "--state-file", path.to_str().unwrap()], 1);
+        std::fs::remove_file(&path).unwrap();
+        assert!(line.contains("not a state file"), "{line}");
+        let directory = std::env::temp_dir();
+        let line = refused(&["hvo", "--restore", "--state-file", directory.to_str().unwrap()], 1);
+        assert!(line.contains("not trusted"), "{line}");
     }
 }

@@ -87,3 +87,27 @@ fn humans_get_a_table_and_no_bars() {
         assert!(text.contains(word), "{word} is not in\n{text}");
     }
 }
+
+/// In both places every huge page gives back what is not its own, and all bytes are what they must be.
+#[test]
+fn huge_pages_are_optimised_and_restored() {
+    let report = json(&["demo", "--memory", "1G", "--only", "optimise", "--json"]);
+    let places = report["optimised"].as_array().unwrap();
+    assert_eq!(
+        places.iter().map(|one| one["place"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["mappings", "tables"]
+    );
+    for one in places {
+        let number = |key: &str| one[key].as_u64().unwrap_or_else(|| panic!("no {key} in {one}"));
+        for what in ["descriptors", "heads"] {
+            assert!(number(&format!("{what}_checked")) > 0 && number(&format!("{what}_wrong")) == 0, "{one}");
+        }
+        assert_eq!(number("bytes_wrong"), 0, "{one}");
+        assert!(one["optimise_us"].as_f64().unwrap() > 0.0 && one["restore_us"].as_f64().unwrap() > 0.0);
+        // With 4K base pages seven of eight, less what all of them share.
+        if cfg!(target_arch = "x86_64") {
+            let freed = one["freed_bytes_per_page"].as_f64().unwrap() / 4096.0;
+            assert!((6.9..7.0).contains(&freed), "{one}");
+        }
+    }
+}

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use mmkit_addr::{DESCRIPTOR_BYTES, NodeId, Order, Pfn};
 use mmkit_page::Page;
-use mmkit_vmemmap::{Backing, MapError, SpaceUsage, TailRun, Unmapped, VmemmapSpace};
+use mmkit_vmemmap::{
+    Backing, Behind, Exchange, MapError, Removed, SpaceUsage, TailRun, Taken, Unmapped, VmemmapSpace,
+};
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
@@ -120,7 +122,7 @@ impl HostSpace {
     /// * Whoever reads the pages, now or later, finds in the new frames what it may rely on. So the descriptors that
     ///   anybody has a handle to read the same in both.
     /// * Nobody writes the pages during the call, and nobody writes them later if `backing` is `Tails`.
-    pub unsafe fn replace(&self, pages: Range<u64>, backing: Backing) -> Result<HostUnmapped<'_>, MapError> {
+    pub unsafe fn put_over(&self, pages: Range<u64>, backing: Backing) -> Result<HostUnmapped<'_>, MapError> {
         self.check(&pages, Some(backing))?;
         if pages.is_empty() {
             return Ok(HostUnmapped::new(self, vec![]));
@@ -221,7 +223,7 @@ fn os(errno: Errno) -> MapError {
 // is mapped or lost is refused, so no mapping that somebody may use is replaced except by `replace`, which is unsafe.
 // After an error, mappings that were made are away again, or stand where by the books nothing does; the allocator is
 // never called. `unmap` has removed the mapping, and the kernel all translations of it, before it returns, so before
-// `flush` hands out frames. Shift and order are constants.
+// `flush` hands out frames. All descriptors lie in the one window. Shift and order are constants.
 unsafe impl VmemmapSpace for HostSpace {
     type Unmapped<'a> = HostUnmapped<'a>;
 
@@ -244,6 +246,11 @@ unsafe impl VmemmapSpace for HostSpace {
         }
         // SAFETY: below `limit` descriptors of 64 bytes, which all lie in the window; its size fits `isize`.
         Some(unsafe { self.window.base().cast::<Page>().add(pfn.get() as usize) })
+    }
+
+    #[inline]
+    fn is_contiguous(&self) -> bool {
+        true
     }
 
     unsafe fn map(&self, pages: Range<u64>, backing: Backing, _: NodeId) -> Result<(), MapError> {
@@ -298,6 +305,68 @@ unsafe impl VmemmapSpace for HostSpace {
             extents.apply(change);
         }
         Ok(HostUnmapped::new(self, was))
+    }
+
+    fn replaces(&self) -> bool {
+        true
+    }
+
+    unsafe fn replace(
+        &self,
+        pages: Range<u64>,
+        _: NodeId,
+        exchange: &mut dyn Exchange,
+    ) -> Result<(), MapError> {
+        let mut at = pages.start;
+        while at < pages.end {
+            let (count, backing) = exchange.next();
+            let part = at..pages.end.min(at.saturating_add(count));
+            // SAFETY: the caller's promise covers every part of the range.
+            match unsafe { self.put_over(part.clone(), backing) } {
+                Ok(old) => {
+                    for (old, backing) in old.was {
+                        let what = match backing {
+                            Backing::Own { first } => Taken::Own { first },
+                            Backing::Tails(_) => Taken::Tails,
+                        };
+                        exchange.removed(Removed { page: old.start, pages: old.end - old.start, what });
+                    }
+                }
+                Err(error) => {
+                    if let Backing::Own { first } = backing {
+                        exchange.unused(first, count);
+                    }
+                    return Err(error);
+                }
+            }
+            at = part.end;
+        }
+        Ok(())
+    }
+
+    unsafe fn put_back(&self, removed: Removed) -> Result<(), (Removed, MapError)> {
+        let Taken::Own { first } = removed.what else { return Ok(()) };
+        let pages = removed.page..removed.page + removed.pages;
+        // SAFETY: the caller's promise; the frames that stand there now are the caller's to keep.
+        match unsafe { self.put_over(pages, Backing::Own { first }) } {
+            Ok(_) => Ok(()),
+            Err(error) => Err((removed, error)),
+        }
+    }
+
+    fn behind(&self, page: u64) -> Behind {
+        let found = match page < self.pages() {
+            true => self.extents.lock().all_mapped(page..page + 1).ok(),
+            false => None,
+        };
+        match found.and_then(|found| found.first().map(|&(_, backing)| backing)) {
+            Some(Backing::Own { first }) => Behind::Own(first),
+            Some(Backing::Tails(run)) => {
+                // A run is a range of frames, checked when it was mapped.
+                Behind::Tails(run.first.checked_add(page % run.order.frames()).unwrap_or(run.first))
+            }
+            None => Behind::Nothing,
+        }
     }
 
     /// Nothing: the tables are the kernel's. See [`page_table_bytes`](crate::page_table_bytes) for those.

@@ -152,7 +152,7 @@ fn without_mappings_left_nothing_is_lost() {
             map(&space, 30..31, Backing::Own { first: other }),
             unmap(&space, 10..11).map(drop),
             // SAFETY: reads the same; nobody writes.
-            unsafe { space.replace(12..13, Backing::Own { first: other }) }.map(drop),
+            unsafe { space.put_over(12..13, Backing::Own { first: other }) }.map(drop),
         ];
         let after = kernel_view(&space);
         drop(hog);

@@ -153,14 +153,14 @@ fn scenario_a3_a_view_across_merge_and_optimise() {
         for _ in 0..50 {
             // SAFETY: the folio is frozen, so nobody has a handle to one of its frames; views read the same words in
             // the shared tails, and `try_get` writes no tail.
-            let was = unsafe { space.replace(1..8, Backing::Tails(run)) }.unwrap();
+            let was = unsafe { space.put_over(1..8, Backing::Tails(run)) }.unwrap();
             assert_eq!(flushed(was), [(7, Backing::Own { first: pfn(own.get() + 1) })]);
             // SAFETY: as before: these are the tails that were there, unchanged.
-            let was = unsafe { space.replace(1..8, Backing::Own { first: pfn(own.get() + 1) }) }.unwrap();
+            let was = unsafe { space.put_over(1..8, Backing::Own { first: pfn(own.get() + 1) }) }.unwrap();
             assert_eq!(flushed(was), [(7, Backing::Tails(run))]);
         }
         // SAFETY: as before.
-        let was = unsafe { space.replace(1..8, Backing::Tails(run)) }.unwrap();
+        let was = unsafe { space.put_over(1..8, Backing::Tails(run)) }.unwrap();
         flushed(was);
         // SAFETY: a block that the test allocated, whose frames are given back one by one.
         unsafe { frames.split(own, order(3), Order::ZERO) };

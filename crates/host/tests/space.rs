@@ -151,7 +151,7 @@ fn what_a_caller_gets_wrong_is_an_error_and_changes_nothing() {
     assert_eq!(unmap(&space, 12..16), Err(MapError::Missing { page: 14 }));
     assert_eq!(unmap(&space, 12..u64::MAX), Err(MapError::OutOfSpace { page: PAGES, pages: PAGES }));
     // SAFETY: refused.
-    let refused = unsafe { space.replace(12..16, own(first)) };
+    let refused = unsafe { space.put_over(12..16, own(first)) };
     assert_eq!(refused.err(), Some(MapError::Missing { page: 14 }));
     // Nothing to do is done.
     assert_eq!(map(&space, 7..7, own(first)), Ok(()));
@@ -198,7 +198,7 @@ fn more_mappings_than_the_budget_are_refused_before_any_is_made() {
     );
     assert_eq!(unmap(&space, 17..18), Err(MapError::TooManyMappings { needed: 112, limit: 110 }));
     // SAFETY: refused.
-    let refused = unsafe { space.replace(17..18, own(first)) };
+    let refused = unsafe { space.put_over(17..18, own(first)) };
     assert_eq!(refused.err(), Some(MapError::TooManyMappings { needed: 112, limit: 110 }));
     assert_eq!(kernel_view(&space), before);
     let message = MapError::TooManyMappings { needed: 112, limit: 110 }.to_string();
@@ -240,10 +240,10 @@ fn replacing_gives_out_what_was_there_and_readers_never_notice() {
         });
         for _ in 0..500 {
             // SAFETY: the tails read the same, and nobody writes.
-            let was = unsafe { space.replace(1..8, Backing::Tails(run)) }.unwrap();
+            let was = unsafe { space.put_over(1..8, Backing::Tails(run)) }.unwrap();
             assert_eq!(flushed(was), [(7, own(rest))]);
             // SAFETY: as before.
-            let was = unsafe { space.replace(1..8, own(rest)) }.unwrap();
+            let was = unsafe { space.put_over(1..8, own(rest)) }.unwrap();
             assert_eq!(flushed(was), [(7, Backing::Tails(run))]);
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);

@@ -65,6 +65,16 @@ impl<'m, M: MemMap> Block<'m, M> {
         unsafe { Self::new(map, pfn) }
     }
 
+    /// Where the head's descriptor is.
+    pub(crate) fn descriptor(&self) -> NonNull<Page> {
+        self.page
+    }
+
+    /// The same block, whose head's descriptor is elsewhere now.
+    pub(crate) fn set_descriptor(&mut self, page: NonNull<Page>) {
+        self.page = page;
+    }
+
     /// The head's descriptor.
     #[inline]
     pub(crate) fn page(&self) -> &Page {

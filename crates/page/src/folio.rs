@@ -84,6 +84,12 @@ impl<'m, M: MemMap> Folio<'m, M> {
         self.block.flags()
     }
 
+    /// Where the head's descriptor is: for memory maps, which tell by it whether the folio is theirs.
+    #[must_use]
+    pub fn descriptor(&self) -> core::ptr::NonNull<crate::Page> {
+        self.block.descriptor()
+    }
+
     /// Sets `flags`, and returns those that were set before. Bits without a name are ignored.
     ///
     /// Cost: one `fetch_or`. Relaxed: a flag publishes nothing by itself.

@@ -144,8 +144,9 @@ impl<'m, M: MemMap> Free<'m, M> {
     ///
     /// # Safety
     ///
-    /// `pfn` was returned by `into_raw` of a block of the same `map`, each call of `into_raw` is undone at most once,
-    /// and the caller orders the two (by the lock of its lists, say).
+    /// `pfn` was returned by `into_raw` of a block of the same `map`, or is the head of a block whose descriptors were
+    /// written from [`Template::claimed`](crate::Template::claimed), which counts as such a call. Each call of `into_raw`
+    /// is undone at most once, and the caller orders the two (by the lock of its lists, say).
     #[must_use]
     pub unsafe fn from_raw(map: &'m M, pfn: Pfn) -> Option<Self> {
         // SAFETY: the handle that `into_raw` forgot keeps the descriptors in place.

@@ -157,6 +157,40 @@ impl<'m, M: MemMap> Frozen<'m, M> {
         }
     }
 
+    /// The flags.
+    #[must_use]
+    pub fn flags(&self) -> PageFlags {
+        self.block.flags()
+    }
+
+    /// Where the head's descriptor is: for memory maps, which tell by it whether the block is theirs.
+    #[must_use]
+    pub fn descriptor(&self) -> core::ptr::NonNull<Page> {
+        self.block.descriptor()
+    }
+
+    /// Says whether only the first descriptors of the compound are its own, and the others shared and read-only. For
+    /// memory maps, which decide that. Linux: `folio_set_hugetlb_vmemmap_optimized`.
+    ///
+    /// Cost: one store, of Release ordering: pairs with the Acquire of those who look the frame up.
+    ///
+    /// # Safety
+    ///
+    /// The block is a compound. Where `shared` is `false`, every descriptor of it is its own, and valid for writes.
+    pub unsafe fn set_shared_tails(&mut self, shared: bool) {
+        self.block.retag(self.block.tag().with_shared(shared));
+    }
+
+    /// Says where the head's descriptor is now, after the memory map has moved it.
+    ///
+    /// # Safety
+    ///
+    /// The memory map of the block finds the descriptor of its first frame at `page`, and the contract of
+    /// [`MemMap`] holds for that from now on as it did for the old one.
+    pub unsafe fn moved(&mut self, page: core::ptr::NonNull<Page>) {
+        self.block.set_descriptor(page);
+    }
+
     /// Gives every descriptor but the first `tag`, and clears its words and its flags but [`PageFlags::HWPOISON`]. The
     /// block's tails are its own.
     fn rewrite_others(&self, tag: Tag) {

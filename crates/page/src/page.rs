@@ -111,11 +111,18 @@ impl Page {
         );
     }
 
-    /// Makes the descriptor read-only for the rest of the model.
+    /// Makes the descriptor read-only, until it has [memory of its own](Self::write_unprotect) again.
     #[cfg(mmkit_loom)]
     pub fn write_protect(&self) {
         self.writable.store(false, core::sync::atomic::Ordering::Relaxed);
         self.info.write_protect(true);
+    }
+
+    /// Undoes [`write_protect`](Self::write_protect).
+    #[cfg(mmkit_loom)]
+    pub fn write_unprotect(&self) {
+        self.writable.store(true, core::sync::atomic::Ordering::Relaxed);
+        self.info.write_protect(false);
     }
 
     /// The descriptor behind `page`.

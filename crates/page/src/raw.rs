@@ -3,6 +3,7 @@
 
 use mmkit_addr::Pfn;
 use mmkit_sync::Put;
+use mmkit_sync::atomic::Ordering;
 
 use crate::block::Block;
 use crate::{Folio, Frozen, GetError, MemMap};
@@ -91,6 +92,35 @@ fn put<'m, M: MemMap>(block: Block<'m, M>, n: u32) -> Option<Frozen<'m, M>> {
 }
 
 impl<'m, M: MemMap> Frozen<'m, M> {
+    /// Sets the block apart: nobody has a handle, and whoever remembers its frame number gets it back. That is for blocks
+    /// that cannot be [`Free`](crate::Free), because a frame is bad. The words of the head are cleared, and one of them keeps
+    /// `word` meanwhile.
+    ///
+    /// Cost: 48 bytes written.
+    #[must_use = "the block is lost unless `recall` takes it back"]
+    pub fn set_apart(self, word: u64) -> Pfn {
+        let page = self.block.page();
+        page.clear_words();
+        page.word[0].store(word, Ordering::Relaxed);
+        self.block.pfn
+    }
+
+    /// Takes back a block that was [set apart](Self::set_apart), and the word that it kept.
+    ///
+    /// # Safety
+    ///
+    /// `pfn` was returned by `set_apart` of a block of the same `map`. Each call of that is undone at most once, and the
+    /// caller orders the two (by the lock of its lists, say).
+    #[must_use]
+    pub unsafe fn recall(map: &'m M, pfn: Pfn) -> Option<(Self, u64)> {
+        // SAFETY: the handle that `set_apart` took keeps the descriptors in place.
+        let block = unsafe { Block::find(map, pfn) }?;
+        let kept = &block.page().word[0];
+        let word = kept.load(Ordering::Relaxed);
+        kept.store(0, Ordering::Relaxed);
+        Some((Self::new(block), word))
+    }
+
     /// Hands the block out with `n` references that are kept without a handle, as [`Folio::into_raw`] keeps one.
     ///
     /// # Errors

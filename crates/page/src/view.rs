@@ -169,6 +169,13 @@ impl<'m, M: MemMap> PageView<'m, '_, M> {
         State::of(tag, count)
     }
 
+    /// Whether this is the head of a compound of whose descriptors only the first are its own.
+    #[must_use]
+    pub fn has_shared_tails(&self) -> bool {
+        let (tag, _) = self.block.page().snapshot();
+        !tag.is_tail() && tag.is_shared()
+    }
+
     /// The flags. Those of a tail are its own, and empty: ask the head's.
     #[must_use]
     pub fn flags(&self) -> PageFlags {

@@ -52,6 +52,27 @@ fn a_block_is_handed_out_with_references_of_nobody() {
 }
 
 #[test]
+fn a_block_with_a_bad_frame_is_set_apart_and_recalled() {
+    with_map(|map| {
+        let mut frozen = pair(map);
+        assert!(frozen.insert_at(1..2, PageFlags::HWPOISON));
+        let pfn = frozen.into_free().unwrap_err().handle.set_apart(77);
+        let look = |n| map.enter().page(Pfn::new(n).unwrap()).map(|page| (page.state(), page.flags()));
+        let (state, flags) = look(0).unwrap();
+        assert!(matches!(state, State::Frozen { .. }), "{state:?}");
+        assert_eq!((flags, look(1).unwrap().1), (PageFlags::empty(), PageFlags::HWPOISON));
+        assert!(map.claim(pfn).is_err() && map.try_get(pfn).is_err());
+        // SAFETY: it was set apart above, and is recalled once.
+        let (mut frozen, word) = unsafe { Frozen::recall(map, pfn) }.unwrap();
+        assert_eq!(word, 77);
+        // SAFETY: nothing is counted in this map.
+        assert_eq!(unsafe { frozen.descriptors() }.words(0).unwrap().word[0].load(Relaxed), 0);
+        assert!(frozen.remove_at(1..2, PageFlags::HWPOISON));
+        drop(frozen.into_free().unwrap());
+    });
+}
+
+#[test]
 fn flags_and_words_of_frames_are_those_of_their_descriptors() {
     with_map(|map| {
         let mut frozen = pair(map);

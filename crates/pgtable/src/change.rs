@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Changing what is mapped: protect, upgrade, replace, split, unshare.
 
+mod swap;
+
 use core::cell::Cell;
 use core::fmt;
 
 use mmkit_addr::{NodeId, Pfn, VirtAddr, VirtRange};
 use mmkit_sync::InsideReader;
 
+use crate::entry::BROKEN;
 use crate::node::{Node, Span};
 use crate::ranges::Ranges;
 use crate::shape::named;
@@ -100,7 +103,9 @@ impl<'t, E: Entry, V: TableEnv> Replaced<'t, E, V> {
 }
 
 impl<E: Entry, V: TableEnv> Tables<E, V> {
-    /// Changes what every leaf of `range` allows. All of it must be mapped by private leaves that lie in it whole.
+    /// Changes what every leaf of `range` allows. All of it must be mapped by private leaves that lie in it whole. Leaves that
+    /// are [`Prot::GLOBAL`] stay so and others do not become so: a processor that caches a translation as one of all address
+    /// spaces and finds it as one of a single space may do anything. [`replace`](Self::replace) changes that too.
     ///
     /// The change is in force once the token is flushed. Cost: two loads per entry, and one store per leaf
     /// that changes.
@@ -113,12 +118,15 @@ impl<E: Entry, V: TableEnv> Tables<E, V> {
         let span = self.span(range)?;
         let locked = self.lock();
         locked.check_mapped(locked.root(), span, false)?;
-        locked.protect(locked.root(), span, |_| prot);
+        locked.protect(locked.root(), span, |old| {
+            prot.difference(Prot::GLOBAL) | old.intersection(Prot::GLOBAL)
+        });
         Ok(Stale { tables: self, ranges: Ranges::of(span) })
     }
 
     /// Takes from every private leaf of `range` what `keep` does not allow; where nothing is mapped, nothing happens. With
-    /// [`Prot::READ`] all of it becomes read-only, which is what a fork asks for.
+    /// [`Prot::READ`] all of it becomes read-only, which is what a fork asks for. What is
+    /// [`Prot::GLOBAL`] stays so, as with [`protect`](Self::protect).
     ///
     /// The change is in force once the token is flushed. Cost: one load per entry, one entry written per leaf that changes.
     /// What waits for a flush is left alone: if its batch is cancelled, it comes back as it was.
@@ -131,11 +139,12 @@ impl<E: Entry, V: TableEnv> Tables<E, V> {
         let span = self.span(range)?;
         let locked = self.lock();
         locked.check_private(locked.root(), span)?;
-        locked.protect(locked.root(), span, |prot| prot & keep);
+        locked.protect(locked.root(), span, |prot| prot & (keep | Prot::GLOBAL));
         Ok(Stale { tables: self, ranges: Ranges::of(span) })
     }
 
-    /// Lets the private leaf that maps `va` allow `more` as well, if it maps the block of frames that starts at `expected`.
+    /// Lets the private leaf that maps `va` allow `more` as well, if it maps the block of frames that starts at `expected`. It does
+    /// not become [`Prot::GLOBAL`], as with [`protect`](Self::protect).
     ///
     /// There is nothing to flush: who has cached what it allowed before is refused once more, and finds out. Cost: one
     /// walk, and one store if that adds something. No memory is needed. Linux: `ptep_set_access_flags`.
@@ -146,6 +155,7 @@ impl<E: Entry, V: TableEnv> Tables<E, V> {
     /// another frame is mapped. Nothing has changed then.
     pub fn upgrade(&self, va: VirtAddr, expected: Pfn, more: Prot) -> Result<(), Error> {
         let position = self.position(va)?;
+        let more = more.difference(Prot::GLOBAL);
         let locked = self.lock();
         let (node, index, slot) = locked.find(position);
         let Target::Leaf { pfn, prot } = locked.leaf(va, slot)? else { return Err(Error::NotMapped { va }) };
@@ -160,7 +170,8 @@ impl<E: Entry, V: TableEnv> Tables<E, V> {
 
     /// Replaces the frames behind the private leaf at `va`, if it maps the block of frames that starts at `expected`.
     ///
-    /// Whoever walks finds the old leaf or the new one; on a machine that breaks before it makes, or nothing for a moment.
+    /// A [`Reader`](crate::Reader) finds the old leaf or the new one; so does a processor, or it faults for a moment
+    /// where the machine breaks before it makes ([`Mmu::replace`]).
     /// The token owns the old frames. No memory is needed.
     ///
     /// # Errors
@@ -314,7 +325,7 @@ impl<'t, E: Entry, V: TableEnv> Locked<'t, E, V> {
         let span = node.span(index);
         let change = Change {
             cell: node.entry_cell(index),
-            broken: node.encode(Slot::Pending(old, 0)),
+            broken: node.encode(Slot::Pending(old, BROKEN)),
             new: node.encode(Slot::Present(new)),
             kind,
             level: named(node.level),

@@ -4,6 +4,7 @@
 use core::fmt;
 
 use mmkit_addr::{Geometry, Level, Pfn};
+use mmkit_sync::mutant;
 
 use crate::Prot;
 
@@ -40,8 +41,12 @@ impl Target {
     }
 }
 
-/// Who took an entry out of use: the number of a batch. 0 belongs to no batch.
+/// Who took an entry out of use: the number of a batch. 0 belongs to no batch, but to a change of a live entry
+/// ([`Change`](crate::Change)).
 pub type Tag = u8;
+
+/// The tag of entries that are broken before the new one is made.
+pub(crate) const BROKEN: Tag = 0;
 
 /// What an entry says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,7 +59,20 @@ pub enum Slot {
     Pending(Target, Tag),
 }
 
-/// The layout of a 64-bit entry. Formats are unit types: [`X86_64`](crate::X86_64), [`Software`](crate::Software).
+impl Slot {
+    /// What the entry says to somebody who takes no lock. A live entry that is being replaced may be broken, for
+    /// processors; what it led to is in use until it is replaced, and afterwards until readers have left.
+    #[inline]
+    pub(crate) fn for_readers(self) -> Self {
+        match self {
+            Self::Pending(target, BROKEN) => mutant!("pgtable-broken-is-absent", Self::Present(target), self),
+            slot => slot,
+        }
+    }
+}
+
+/// The layout of a 64-bit entry. Formats are unit types: [`X86_64`](crate::X86_64), [`Arm64`](crate::Arm64),
+/// [`Software`](crate::Software).
 ///
 /// # Safety
 ///
@@ -94,6 +112,13 @@ pub enum EncodeError {
         /// The highest that fits.
         max: Pfn,
     },
+    /// A block of frames that is not aligned to its size.
+    Misaligned {
+        /// Its first frame.
+        pfn: Pfn,
+        /// Its frames.
+        frames: u64,
+    },
     /// The format has no leaves at this level.
     NoLeaf {
         /// The level.
@@ -111,6 +136,9 @@ impl fmt::Display for EncodeError {
         match *self {
             Self::FrameTooHigh { pfn, max } => {
                 write!(f, "{pfn:?} does not fit into an entry, the highest is {max:?}")
+            }
+            Self::Misaligned { pfn, frames } => {
+                write!(f, "{pfn:?} is no multiple of the {frames} frames of a leaf")
             }
             Self::NoLeaf { level } => write!(f, "the entry format has no leaf at {level:?}"),
             Self::NoTable { level } => write!(f, "the entry format has no table below {level:?}"),

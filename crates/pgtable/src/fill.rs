@@ -17,6 +17,8 @@ pub(crate) enum Fill {
     Leaves { pfn: Pfn, step: u64, prot: Prot },
     /// To a shared table.
     Shared { pfn: Pfn },
+    /// To a private table: one entry only.
+    Table { pfn: Pfn },
 }
 
 impl Fill {
@@ -36,6 +38,7 @@ impl Fill {
                 Target::Leaf { pfn: pfn.checked_add(index * step).unwrap_or(Pfn::MAX), prot }
             }
             Self::Shared { pfn } => Target::Shared { pfn },
+            Self::Table { pfn } => Target::Table { pfn },
         }
     }
 }

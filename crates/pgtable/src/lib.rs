@@ -3,8 +3,16 @@
 //!
 //! A page table translates addresses to frames level by level: an entry of the root leads to a table of the level below, and
 //! so on down to a *leaf*, which names a block of frames. This crate builds such trees out of the frames of any
-//! allocator, for a processor to walk ([`X86_64`]) or for software alone ([`Software`]), in every geometry that
-//! [`mmkit_addr`] knows. It never touches the frames that it maps.
+//! allocator, for a processor to walk or for software alone, in every geometry that [`mmkit_addr`] knows. It never touches
+//! the frames that it maps.
+//!
+//! | format | geometries | leaves |
+//! |---|---|---|
+//! | [`X86_64`] | `X86_64`, `X86_64_LA57` | 4K, 2M, 1G |
+//! | [`Arm64_4K`] | `ARM64_4K` | 4K, 2M, 1G |
+//! | [`Arm64_16K`] | `ARM64_16K` | 16K, 32M |
+//! | [`Arm64_64K`] | `ARM64_64K` | 64K, 512M |
+//! | [`Software`] | all with tables | those of the geometry |
 //!
 //! # Three promises
 //!
@@ -35,8 +43,11 @@
 //! # The environment
 //!
 //! What tables need from around them travels in one value, an [`TableEnv`]: frames, lock, read side, [`Mmu`] (flushes; how
-//! live entries may be replaced), counters. [`Bare`](mmkit_frame::Bare) is the plainest one. Replacing a live entry is fallible, because some
-//! machines must break it before they make the new one, and may fail to.
+//! live entries may be replaced), counters. [`Bare`](mmkit_frame::Bare) is the plainest one.
+//!
+//! Some machines (arm64) must *break* a live entry, flush, and only then *make* the new one. [`Mmu::replace`] is where they
+//! do, and it may fail, with everything put back. A processor that uses the addresses in between faults; a [`Reader`] does
+//! not notice: it finds what was there until the new entry is made.
 //!
 //! # Example
 //!
@@ -90,6 +101,7 @@
 #[cfg(test)]
 extern crate std;
 
+mod arm64;
 mod batch;
 mod change;
 mod dump;
@@ -112,6 +124,7 @@ mod stash;
 mod tables;
 mod x86_64;
 
+pub use arm64::{Arm64, Arm64_4K, Arm64_16K, Arm64_64K};
 pub use batch::Batch;
 pub use change::{Replaced, Stale};
 pub use dump::Dump;

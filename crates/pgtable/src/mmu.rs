@@ -6,6 +6,7 @@ use core::fmt;
 
 use mmkit_addr::{Level, VirtRange};
 use mmkit_sync::atomic::{AtomicU64, Ordering};
+use mmkit_sync::mutant;
 
 /// The machine behind the tables. `()` is none: software tables, whose only walkers are readers.
 ///
@@ -21,8 +22,13 @@ pub trait Mmu {
     /// Called before a live entry is replaced by one with another output address, with the lock of the tables held.
     ///
     /// Returning `Ok` without having touched `change` lets the entry be replaced by one store, which is what most
-    /// machines allow. A machine that asks for break-before-make stops its other processors, calls [`Change::clear`],
-    /// flushes, calls [`Change::write`], and lets them go.
+    /// machines allow. A machine that asks for break-before-make calls [`Change::clear`], flushes [`Change::range`] from
+    /// all processors, and calls [`Change::write`].
+    ///
+    /// Processors that use the range in between fault. Either none does, because the machine stops the others first and
+    /// lets them go last; or the fault handler walks ([`Tables::walk`](crate::Tables::walk), which takes no lock and finds
+    /// what was mapped or what will be), sees that the access is allowed, and returns to try it again. The code in between
+    /// itself uses no address of the range, and no lock that the handler takes.
     ///
     /// # Errors
     ///
@@ -32,9 +38,19 @@ pub trait Mmu {
         let _ = change;
         Ok(())
     }
+
+    /// Whether every live entry may be replaced by one store, so that [`replace`](Self::replace) need not be asked. It
+    /// never changes.
+    fn replaces_in_place(&self) -> bool {
+        false
+    }
 }
 
-impl Mmu for () {}
+impl Mmu for () {
+    fn replaces_in_place(&self) -> bool {
+        true
+    }
+}
 
 impl<M: Mmu + ?Sized> Mmu for &M {
     fn flush(&self, ranges: &[VirtRange]) {
@@ -43,6 +59,10 @@ impl<M: Mmu + ?Sized> Mmu for &M {
 
     fn replace(&self, change: &Change<'_>) -> Result<(), TryAgain> {
         (**self).replace(change)
+    }
+
+    fn replaces_in_place(&self) -> bool {
+        (**self).replaces_in_place()
     }
 }
 
@@ -67,6 +87,8 @@ pub enum ChangeKind {
     Split,
     /// A shared table becomes a private one of the same leaves.
     Unshare,
+    /// A table or a large leaf becomes another table, some of whose leaves are of other frames; or the other way round.
+    Table,
 }
 
 /// A live entry that is about to be replaced.
@@ -101,10 +123,16 @@ impl Change<'_> {
         self.range
     }
 
-    /// Breaks: makes the entry absent. Readers that take no lock find it pending meanwhile.
+    /// Breaks: makes the entry absent for processors. [`Reader`](crate::Reader)s go on finding what it led to. Does nothing
+    /// after [`write`](Self::write): what the entry led to is given up then, and nobody may find it again.
     pub fn clear(&self) {
+        if mutant!("pgtable-break-after-make", self.written.get(), false) {
+            return;
+        }
         self.cleared.set(true);
-        self.cell.store(self.broken, Ordering::Relaxed);
+        // Release: pairs with the Acquire load of a walker, which follows the broken entry to what it led to.
+        let order = mutant!("pgtable-relaxed-break", Ordering::Release, Ordering::Relaxed);
+        self.cell.store(self.broken, order);
     }
 
     /// Makes: writes the new entry. Done by the tables where this is not called.

@@ -50,6 +50,7 @@ impl<'t, E: Entry, V: TableEnv> Node<'t, E, V> {
         Self { tables, pfn, level, base, first: tables.frame_cells(pfn) }
     }
 
+    #[inline]
     fn cell(&self, index: u64) -> &'t AtomicU64 {
         // SAFETY: valid and aligned, as the direct map promises; the frame is a table of ours for as long as the node is
         // used (`new`), and tables are accessed as atomics only, after the allocator zeroed them.
@@ -159,6 +160,7 @@ impl<'t, E: Entry, V: TableEnv> Node<'t, E, V> {
     }
 
     /// The entry's bits.
+    #[inline]
     pub(crate) fn raw(&self, index: u64) -> u64 {
         load(self.cell(index))
     }
@@ -169,6 +171,7 @@ impl<'t, E: Entry, V: TableEnv> Node<'t, E, V> {
     }
 
     /// Writes an entry's bits.
+    #[inline]
     pub(crate) fn set_raw(&self, index: u64, raw: u64) {
         self.count_written(1);
         store(self.cell(index), raw);
@@ -205,6 +208,7 @@ impl<'t, E: Entry, V: TableEnv> Node<'t, E, V> {
     }
 
     /// The index of the entry that translates `position`.
+    #[inline]
     pub(crate) fn index(&self, position: u64) -> u64 {
         (position - self.base) >> self.tables.shape().shift(self.level)
     }

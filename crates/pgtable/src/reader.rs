@@ -29,7 +29,7 @@ pub enum Walk {
         /// The level of the empty entry.
         level: Level,
     },
-    /// Something that was unmapped and not flushed yet, or is being replaced.
+    /// Something that was unmapped and not flushed yet. (What is being replaced is found as it was, or as it will be.)
     Pending {
         /// The level of the entry.
         level: Level,
@@ -91,7 +91,7 @@ impl<'t, E: Entry, V: TableEnv> Reader<'t, E, V> {
         let (mut node, mut shared) = (self.root(), false);
         loop {
             let (index, level) = (node.index(position), named(node.level));
-            let pfn = match node.slot(index) {
+            let pfn = match node.slot(index).for_readers() {
                 Slot::Empty => return Ok(Walk::Unmapped { level }),
                 Slot::Pending(..) => return Ok(Walk::Pending { level }),
                 Slot::Present(Target::Leaf { pfn, prot }) => {
@@ -148,13 +148,18 @@ impl<'t, E: Entry, V: TableEnv> Reader<'t, E, V> {
             // A loop of its own for the last level, where nearly all entries are.
             for (from, cells) in node.rows(span) {
                 for (cell, index) in cells.iter().zip(from..) {
-                    self.visit_slot(node, index, (E::decode(load(cell), Level::LAST), shared), visit);
+                    self.visit_slot(
+                        node,
+                        index,
+                        (E::decode(load(cell), Level::LAST).for_readers(), shared),
+                        visit,
+                    );
                 }
             }
             return;
         }
         for (index, part) in node.indices(span) {
-            match node.slot(index) {
+            match node.slot(index).for_readers() {
                 Slot::Present(Target::Table { pfn }) => {
                     self.visit_node(self.child(node, index, pfn), part, shared, visit);
                 }
@@ -188,7 +193,8 @@ impl<'t, E: Entry, V: TableEnv> Reader<'t, E, V> {
         visit: &mut impl FnMut(Leaves),
     ) {
         if node.level == 0 {
-            let present = |slot| if let Slot::Present(target) = slot { Some(target) } else { None };
+            let present =
+                |slot: Slot| if let Slot::Present(target) = slot.for_readers() { Some(target) } else { None };
             node.last_runs(span, present, |position, cells, pfn, prot| {
                 merge.push(self.tables.leaves_at(position, pfn, cells.len(), prot)).map(&mut *visit);
                 true
@@ -196,7 +202,7 @@ impl<'t, E: Entry, V: TableEnv> Reader<'t, E, V> {
             return;
         }
         for (index, part) in node.indices(span) {
-            match node.slot(index) {
+            match node.slot(index).for_readers() {
                 Slot::Present(Target::Table { pfn } | Target::Shared { pfn }) => {
                     self.leaves_node(self.child(node, index, pfn), part, merge, visit);
                 }

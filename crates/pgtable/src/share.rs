@@ -185,6 +185,40 @@ impl<E: Entry, V: TableEnv> Tables<E, V> {
         }
     }
 
+    /// The first frame of a shared table itself, as [`Target::Shared`](crate::Target::Shared) names it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoShare`].
+    pub fn share_table(&self, share: Share) -> Result<Pfn, Error> {
+        Ok(self.lock().record(share)?.pfn)
+    }
+
+    /// Gives every shared table back that nothing leads to.
+    ///
+    /// Only where everything that led to one was flushed, and readers have left that may have found it. Cost: the lock, and
+    /// a look at each slot of the registry.
+    ///
+    /// # Safety
+    ///
+    /// Caches were flushed, and readers have left, since [`swap_table`](Self::swap_table) took an attachment away.
+    pub unsafe fn free_unused_shares(&self) {
+        while let Some(share) = self.unused_share() {
+            if self.free_share(share).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn unused_share(&self) -> Option<Share> {
+        let locked = self.lock();
+        locked.registry()?;
+        (0..locked.slots()).find_map(|slot| {
+            let record = locked.slot(slot).filter(|record| record.attachments == 0)?;
+            Some(Share { slot, generation: record.generation })
+        })
+    }
+
     /// How many shared tables there are.
     #[must_use]
     pub fn shares(&self) -> u32 {
@@ -295,6 +329,17 @@ impl<'t, E: Entry, V: TableEnv> Locked<'t, E, V> {
             let record = self.slot(slot).filter(|record| record.pfn == pfn)?;
             Some(Share { slot, generation: record.generation })
         })
+    }
+
+    /// Puts one more attachment on the shared table at `pfn`.
+    pub(crate) fn add_attachment(&mut self, pfn: Pfn) -> Result<(), Error> {
+        let share =
+            self.share_at(pfn).ok_or(Error::NoShare { share: Share { slot: u32::MAX, generation: 0 } })?;
+        let mut record = self.record(share)?;
+        let attachments = record.attachments;
+        record.attachments = attachments.checked_add(1).ok_or(Error::ShareLimit { attachments })?;
+        self.write_record(share.slot, Some(record));
+        Ok(())
     }
 
     /// Takes one attachment off the shared table at `pfn`: its entry is empty, caches are flushed, readers have left.

@@ -8,7 +8,9 @@ use common::*;
 use mmkit_addr::{Geometry, Level};
 use mmkit_frame::Bare;
 use mmkit_frame::test_util::{TestConfig, TestFrames};
-use mmkit_pgtable::{Backing, Entry, Leaves, Mapping, Released, Software, Tables, Walk, X86_64};
+use mmkit_pgtable::{
+    Arm64_4K, Arm64_16K, Arm64_64K, Backing, Entry, Leaves, Mapping, Released, Software, Tables, Walk, X86_64,
+};
 
 /// Numbers that look random (an xorshift).
 struct Numbers(u64);
@@ -36,7 +38,7 @@ fn walks<E: Entry>(geometry: Geometry) {
         // A canonical address of the leaf's alignment, and a frame of the same that every format can say.
         let address = (((numbers.next() << unused) as i64 >> unused) as u64) >> shift << shift;
         let order = shift - geometry.base_shift();
-        let frame = (numbers.next() >> 30) >> order << order;
+        let frame = (numbers.next() >> 32) >> order << order;
         let mapping = Mapping::new(Backing::Run(pfn(frame)), RW).at_level(at);
         if tables.map(range(address, 1 << shift), mapping).is_ok() {
             mapped.push((address, shift, frame));
@@ -82,6 +84,13 @@ fn software_tables_of_every_geometry() {
 fn x86_tables_of_four_and_five_levels() {
     walks::<X86_64>(Geometry::X86_64);
     walks::<X86_64>(Geometry::X86_64_LA57);
+}
+
+#[test]
+fn arm64_tables_of_every_granule() {
+    walks::<Arm64_4K>(Geometry::ARM64_4K);
+    walks::<Arm64_16K>(Geometry::ARM64_16K);
+    walks::<Arm64_64K>(Geometry::ARM64_64K);
 }
 
 #[test]

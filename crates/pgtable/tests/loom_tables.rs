@@ -11,7 +11,8 @@ use loom::thread;
 use mmkit_addr::{Geometry, GeometrySpec, Level, NodeId, Order, Pfn, VirtAddr, VirtRange};
 use mmkit_frame::{AllocError, DirectMap, Env, FrameAllocator, Frames, Request};
 use mmkit_pgtable::{
-    Backing, Entry, Error, Leaves, Mapping, Prot, Released, Slot, Software, TableEnv, Tables, Target, Walk,
+    Backing, Change, Entry, Error, Leaves, Mapping, Mmu, Prot, Released, Slot, Software, TableEnv, Tables,
+    Target, TryAgain, Walk,
 };
 use mmkit_sync::{Readers, SpinLock, mutant};
 
@@ -99,6 +100,24 @@ unsafe impl DirectMap for LoomFrames {
 struct LoomEnv {
     frames: Frames<&'static LoomFrames, &'static LoomFrames>,
     readers: Readers,
+    mmu: LoomMmu,
+}
+
+/// A machine that may ask for break-before-make.
+struct LoomMmu {
+    breaks: bool,
+}
+
+impl Mmu for LoomMmu {
+    fn replace(&self, change: &Change<'_>) -> Result<(), TryAgain> {
+        if self.breaks {
+            change.clear();
+            change.write();
+            // Comes too late, and does nothing.
+            change.clear();
+        }
+        Ok(())
+    }
 }
 
 // SAFETY: the fields are never exchanged, and frames hold modelled atomics, two each.
@@ -120,12 +139,12 @@ unsafe impl Env for LoomEnv {
     }
 }
 
-// SAFETY: there is one `()`, and frames hold modelled atomics, two each.
+// SAFETY: the field is never exchanged, and frames hold modelled atomics, two each.
 unsafe impl TableEnv for LoomEnv {
-    type Mmu = ();
+    type Mmu = LoomMmu;
 
-    fn mmu(&self) -> &() {
-        &()
+    fn mmu(&self) -> &LoomMmu {
+        &self.mmu
     }
 }
 
@@ -143,12 +162,16 @@ unsafe impl Sync for World {}
 
 impl World {
     fn new(contents: u64) -> Arc<Self> {
+        Self::on(LoomMmu { breaks: false }, contents)
+    }
+
+    fn on(mmu: LoomMmu, contents: u64) -> Arc<Self> {
         let frames = Box::into_raw(Box::new(LoomFrames::new()));
         // SAFETY: just made from a box, and freed by `drop` after the tables.
         let all: &'static LoomFrames = unsafe { &*frames };
         // SAFETY: both halves are the same value, and only the tables use its frames.
         let bundle = unsafe { Frames::new(all, all) };
-        let env = LoomEnv { frames: bundle, readers: Readers::new() };
+        let env = LoomEnv { frames: bundle, readers: Readers::new(), mmu };
         let tables = Some(Tables::new(env, SMALL, NodeId::ZERO).unwrap());
         Arc::new(Self { tables, contents: [AtomicU64::new(contents), AtomicU64::new(contents)], frames })
     }
@@ -171,6 +194,12 @@ impl World {
 
     /// Walks to a page and, still in the reader, looks at the frame that it finds. Returns the frame.
     fn look(&self, page: u64) -> Option<u64> {
+        // A new table is published with its entries.
+        self.look_below(page, 1)
+    }
+
+    /// The same, where nothing may be found at level `empty` only.
+    fn look_below(&self, page: u64, empty: u8) -> Option<u64> {
         let reader = self.tables().read();
         match reader.walk(VirtAddr::new(page * PAGE)).unwrap() {
             Walk::Mapped(leaf) => {
@@ -181,8 +210,7 @@ impl World {
                 Some(frame)
             }
             Walk::Unmapped { level } => {
-                // A new table is published with its entries.
-                assert_eq!(level.get(), 1);
+                assert_eq!(level.get(), empty);
                 None
             }
             Walk::Pending { .. } => None,
@@ -331,6 +359,80 @@ fn a_replaced_frame_waits_for_walkers_2_threads() {
 #[test]
 fn a_replaced_frame_that_does_not_wait_is_caught() {
     mutant::must_fail("pgtable-no-synchronize", walk_against_replace);
+}
+
+fn breaking(contents: u64) -> Arc<World> {
+    World::on(LoomMmu { breaks: true }, contents)
+}
+
+/// Whoever finds the entry broken goes on with what it led to, which waits for it.
+fn walk_against_break() {
+    race(
+        || {
+            let world = breaking(WHOLE);
+            world.map(0);
+            world
+        },
+        |world| {
+            let token = world.tables().replace(VirtAddr::ZERO, pfn(0), pfn(1), Prot::WRITE).unwrap();
+            let Ok(released) = token.flush() else { panic!("nobody is inside here") };
+            world.gone(released);
+        },
+        |world| assert!(world.look(0).is_some(), "there is always one of the two"),
+        |world| assert_eq!(world.look(0), Some(0x11)),
+    );
+}
+
+#[test]
+fn a_broken_entry_is_not_noticed_2_threads() {
+    walk_against_break();
+}
+
+#[test]
+fn a_broken_entry_that_looks_absent_is_caught() {
+    mutant::must_fail("pgtable-broken-is-absent", walk_against_break);
+}
+
+#[test]
+fn an_entry_that_is_broken_after_it_was_made_is_caught() {
+    mutant::must_fail("pgtable-break-after-make", walk_against_break);
+}
+
+#[test]
+fn a_broken_frame_that_does_not_wait_is_caught() {
+    mutant::must_fail("pgtable-no-synchronize", walk_against_break);
+}
+
+/// A frame is filled, mapped, and replaced, and the walker may see no more of that than the broken entry.
+fn walk_against_map_and_break() {
+    race(
+        || {
+            let world = breaking(0);
+            world.contents[1].store(WHOLE, Ordering::Relaxed);
+            world.map(1);
+            world
+        },
+        |world| {
+            world.contents[0].store(WHOLE, Ordering::Relaxed);
+            world.map(0);
+            // Dropped: nothing is given back.
+            drop(world.tables().replace(VirtAddr::ZERO, pfn(0), pfn(1), Prot::WRITE).unwrap());
+        },
+        |world| {
+            world.look_below(0, 0);
+        },
+        |world| assert_eq!(world.look(0), Some(0x11)),
+    );
+}
+
+#[test]
+fn a_broken_entry_leads_to_what_is_whole_2_threads() {
+    walk_against_map_and_break();
+}
+
+#[test]
+fn a_relaxed_break_is_caught() {
+    mutant::must_fail("pgtable-relaxed-break", walk_against_map_and_break);
 }
 
 fn map_against_map() {

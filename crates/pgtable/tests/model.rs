@@ -8,16 +8,17 @@ use std::collections::BTreeMap;
 
 use common::*;
 use mmkit_addr::Geometry;
-use mmkit_frame::test_util::TestFrames;
-use mmkit_pgtable::{Backing, Error, Leaves, Mapping, Prot, Released, Share, Tables, Walk, X86_64};
+use mmkit_frame::test_util::{TestConfig, TestFrames};
+use mmkit_pgtable::{
+    Arm64_4K, Arm64_16K, Arm64_64K, Backing, Entry, Error, Leaves, Mapping, Prot, Released, Share, Tables,
+    Walk, X86_64,
+};
 use proptest::prelude::*;
 
-const PAGE: u64 = 4096;
-const PAGES: u64 = 512;
-/// The border of two upper tables, so that every level has one in the window.
-const BASE: u64 = 0xffff_ea00_0000_0000 + (1 << 39) - 4 * PAGES * PAGE;
-/// Eight last-level tables' worth.
-const WINDOW: u64 = 8 * PAGES;
+/// The border of two upper tables of every geometry here.
+const BORDER: u64 = 0xffff_c000_0000_0000;
+/// Last-level tables' worth of pages, half of them below the border, so that every level has one in the window.
+const BLOCKS: u64 = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Page {
@@ -43,28 +44,32 @@ enum Op {
     MapAll { page: u64, pages: u64, gap: u64, frame: u64 },
 }
 
-fn op() -> impl Strategy<Value = (Op, u8)> {
-    let page = || prop_oneof![0..WINDOW, (0..8u64, 0..4u64).prop_map(|(block, page)| block * PAGES + page)];
+/// An operation on tables whose last level has so many pages.
+fn op(pages: u64) -> impl Strategy<Value = (Op, u8)> {
+    let page = move || {
+        let near = (0..BLOCKS, 0..4u64).prop_map(move |(block, page)| block * pages + page);
+        prop_oneof![0..BLOCKS * pages, near]
+    };
+    let count = move || prop_oneof![1..8u64, 1..2 * pages];
     let op = prop_oneof![
-        (page(), prop_oneof![1..8u64, 1..2 * PAGES], 0..1u64 << 20, any::<bool>(), any::<bool>())
+        (page(), count(), 0..1u64 << 20, any::<bool>(), any::<bool>())
             .prop_map(|(page, pages, frame, write, repeat)| Op::Map { page, pages, frame, write, repeat }),
-        (0..8u64, 0..64u64).prop_map(|(block, frame)| Op::MapHuge { block, frame: frame * PAGES }),
-        (0..8u64, 1..4u64).prop_map(|(block, blocks)| Op::Attach { block, blocks }),
-        (page(), prop_oneof![1..8u64, 1..2 * PAGES], any::<bool>())
-            .prop_map(|(page, pages, cancel)| Op::Unmap { page, pages, cancel }),
-        (0..8u64).prop_map(|block| Op::UnmapBlock { block }),
-        (page(), prop::bool::weighted(0.8), 0..64u64).prop_map(|(page, right, frame)| Op::Replace {
+        (0..BLOCKS, 0..64u64).prop_map(move |(block, frame)| Op::MapHuge { block, frame: frame * pages }),
+        (0..BLOCKS, 1..4u64).prop_map(|(block, blocks)| Op::Attach { block, blocks }),
+        (page(), count(), any::<bool>()).prop_map(|(page, pages, cancel)| Op::Unmap { page, pages, cancel }),
+        (0..BLOCKS).prop_map(|block| Op::UnmapBlock { block }),
+        (page(), prop::bool::weighted(0.8), 0..64u64).prop_map(move |(page, right, frame)| Op::Replace {
             page,
             right,
-            frame: frame * PAGES
+            frame: frame * pages
         }),
         page().prop_map(|page| Op::Split { page }),
         page().prop_map(|page| Op::Unshare { page }),
-        (page(), 1..PAGES, any::<bool>()).prop_map(|(page, pages, write)| Op::Protect { page, pages, write }),
-        (page(), prop_oneof![1..8u64, 1..4 * PAGES], prop::bool::weighted(0.2))
+        (page(), 1..pages, any::<bool>()).prop_map(|(page, pages, write)| Op::Protect { page, pages, write }),
+        (page(), prop_oneof![1..8u64, 1..4 * pages], prop::bool::weighted(0.2))
             .prop_map(|(page, pages, cancel)| Op::Zap { page, pages, cancel }),
-        (page(), 1..2 * PAGES).prop_map(|(page, pages)| Op::Restrict { page, pages }),
-        (page(), prop_oneof![1..8u64, 1..PAGES], prop_oneof![0..8u64, 0..PAGES], 0..1u64 << 20)
+        (page(), 1..2 * pages).prop_map(|(page, pages)| Op::Restrict { page, pages }),
+        (page(), prop_oneof![1..8u64, 1..pages], prop_oneof![0..8u64, 0..pages], 0..1u64 << 20)
             .prop_map(|(page, pages, gap, frame)| Op::MapAll { page, pages, gap, frame }),
     ];
     // Which allocation fails: mostly none.
@@ -73,35 +78,46 @@ fn op() -> impl Strategy<Value = (Op, u8)> {
 
 type Model = BTreeMap<u64, Page>;
 
-struct World<'a> {
+struct World<'a, E: Entry> {
     frames: &'a TestFrames,
-    tables: Tables<X86_64, TestEnv<'a>>,
+    tables: Tables<E, TestEnv<'a>>,
+    /// Bytes of a page.
+    page: u64,
+    /// Pages of a last-level table.
+    pages: u64,
     share: Share,
     model: Model,
-}
-
-fn at(page: u64) -> u64 {
-    BASE + page * PAGE
-}
-
-/// Whether every page of the range is mapped, and by what may be cut there.
-fn whole(model: &Model, page: u64, pages: u64, shared: bool) -> bool {
-    let all = (page..page + pages).all(|at| model.get(&at).is_some_and(|it| shared || !it.shared));
-    all && !cuts(model, page, pages)
-}
-
-/// Whether an end of the range is inside something.
-fn cuts(model: &Model, page: u64, pages: u64) -> bool {
-    // A block entry covers an aligned 512 pages: it must be in whole.
-    let cut = |at: u64| !at.is_multiple_of(PAGES) && model.get(&at).is_some_and(|it| it.huge || it.shared);
-    cut(page) || cut(page + pages)
 }
 
 fn prot(write: bool) -> Prot {
     if write { RW } else { RO }
 }
 
-impl World<'_> {
+impl<E: Entry> World<'_, E> {
+    fn at(&self, page: u64) -> u64 {
+        BORDER + page * self.page - BLOCKS / 2 * self.pages * self.page
+    }
+
+    fn window(&self) -> u64 {
+        BLOCKS * self.pages
+    }
+
+    /// Whether every page of the range is mapped, and by what may be cut there.
+    fn whole(&self, page: u64, pages: u64, shared: bool) -> bool {
+        let model = &self.model;
+        let all = (page..page + pages).all(|at| model.get(&at).is_some_and(|it| shared || !it.shared));
+        all && !self.cuts(page, pages)
+    }
+
+    /// Whether an end of the range is inside something.
+    fn cuts(&self, page: u64, pages: u64) -> bool {
+        // A block entry covers an aligned table's worth of pages: it must be in whole.
+        let cut = |at: u64| {
+            !at.is_multiple_of(self.pages) && self.model.get(&at).is_some_and(|it| it.huge || it.shared)
+        };
+        cut(page) || cut(page + pages)
+    }
+
     fn map(&mut self, page: u64, pages: u64, result: Result<(), Error>, with: impl Fn(u64) -> Page) {
         let free = (page..page + pages).all(|at| !self.model.contains_key(&at));
         match result {
@@ -115,8 +131,8 @@ impl World<'_> {
     }
 
     fn unmap(&mut self, page: u64, pages: u64, cancel: bool) {
-        let whole = whole(&self.model, page, pages, true);
-        match self.tables.unmap(range(at(page), pages * PAGE)) {
+        let whole = self.whole(page, pages, true);
+        match self.tables.unmap(range(self.at(page), pages * self.page)) {
             Ok(batch) if cancel => {
                 assert!(whole);
                 batch.cancel();
@@ -135,10 +151,10 @@ impl World<'_> {
                         }
                         Released::Shared { va, share } => {
                             assert!(expected[&seen].shared && share == self.share);
-                            (va, PAGES)
+                            (va, self.pages)
                         }
                     };
-                    assert_eq!(start.get(), at(seen));
+                    assert_eq!(start.get(), self.at(seen));
                     seen += pages;
                 }
                 assert_eq!(seen, page + pages);
@@ -149,9 +165,9 @@ impl World<'_> {
 
     /// As [`unmap`](Self::unmap), with holes: page by page, what comes back is what was there.
     fn zap(&mut self, page: u64, pages: u64, cancel: bool) {
-        let cuts = cuts(&self.model, page, pages);
+        let cuts = self.cuts(page, pages);
         let mut batch = self.tables.batch().unwrap();
-        let result = batch.zap(range(at(page), pages * PAGE));
+        let result = batch.zap(range(self.at(page), pages * self.page));
         assert_eq!(result.is_err(), cuts, "{result:?}");
         if cuts || cancel {
             return batch.cancel();
@@ -161,10 +177,11 @@ impl World<'_> {
         for item in flush(batch) {
             let (start, count, first) = match item {
                 Released::Leaves(Leaves { va, frames, .. }) => (va, frames.frames(), Some(frames.start())),
-                Released::Shared { va, .. } => (va, PAGES, None),
+                Released::Shared { va, .. } => (va, self.pages, None),
             };
             for nth in 0..count {
-                let it = expected.remove(&((start.get() - BASE) / PAGE + nth)).expect("it was mapped");
+                let it =
+                    expected.remove(&((start.get() - self.at(0)) / self.page + nth)).expect("it was mapped");
                 assert_eq!(it.shared, first.is_none());
                 assert!(first.is_none_or(|first| first.get() + nth == it.frame));
             }
@@ -175,10 +192,11 @@ impl World<'_> {
     fn apply(&mut self, op: Op) {
         match op {
             Op::Map { page, pages, frame, write, repeat } => {
-                let pages = pages.min(WINDOW - page);
+                let pages = pages.min(self.window() - page);
                 let backing = if repeat { Backing::Repeat(pfn(frame)) } else { Backing::Run(pfn(frame)) };
-                let result =
-                    self.tables.map(range(at(page), pages * PAGE), Mapping::new(backing, prot(write)));
+                let result = self
+                    .tables
+                    .map(range(self.at(page), pages * self.page), Mapping::new(backing, prot(write)));
                 let step = u64::from(!repeat);
                 self.map(page, pages, result, |nth| Page {
                     frame: frame + nth * step,
@@ -188,35 +206,39 @@ impl World<'_> {
                 });
             }
             Op::MapHuge { block, frame } => {
-                let result = self
-                    .tables
-                    .map(range(at(block * PAGES), PAGES * PAGE), run(frame, RW).at_level(level(1)));
+                let result = self.tables.map(
+                    range(self.at(block * self.pages), self.pages * self.page),
+                    run(frame, RW).at_level(level(1)),
+                );
                 let with = |nth| Page { frame: frame + nth, prot: RW, huge: true, shared: false };
-                self.map(block * PAGES, PAGES, result, with);
+                self.map(block * self.pages, self.pages, result, with);
             }
             Op::Attach { block, blocks } => {
-                let blocks = blocks.min(8 - block);
-                let result =
-                    self.tables.attach(range(at(block * PAGES), blocks * PAGES * PAGE), self.share, NODE);
+                let blocks = blocks.min(BLOCKS - block);
+                let result = self.tables.attach(
+                    range(self.at(block * self.pages), blocks * self.pages * self.page),
+                    self.share,
+                    NODE,
+                );
                 let with = |_| Page { frame: 7, prot: RO, huge: false, shared: true };
-                self.map(block * PAGES, blocks * PAGES, result, with);
+                self.map(block * self.pages, blocks * self.pages, result, with);
             }
-            Op::Unmap { page, pages, cancel } => self.unmap(page, pages.min(WINDOW - page), cancel),
-            Op::UnmapBlock { block } => self.unmap(block * PAGES, PAGES, false),
+            Op::Unmap { page, pages, cancel } => self.unmap(page, pages.min(self.window() - page), cancel),
+            Op::UnmapBlock { block } => self.unmap(block * self.pages, self.pages, false),
             Op::Replace { page, right, frame } => {
                 let old = self.model.get(&page).copied();
                 let expected = old.map_or(0, |old| old.frame) + u64::from(!right);
-                let result = self.tables.replace(va(at(page)), pfn(expected), pfn(frame), RO);
+                let result = self.tables.replace(va(self.at(page)), pfn(expected), pfn(frame), RO);
                 let huge = old.is_some_and(|old| old.huge);
                 let possible =
-                    right && old.is_some_and(|old| !old.shared) && (!huge || page.is_multiple_of(PAGES));
+                    right && old.is_some_and(|old| !old.shared) && (!huge || page.is_multiple_of(self.pages));
                 assert_eq!(result.is_ok(), possible, "{result:?}");
                 if let Ok(token) = result {
                     let Ok(Released::Leaves(Leaves { frames, .. })) = token.flush() else {
                         panic!("a leaf comes back")
                     };
                     assert_eq!(frames.start().get(), expected);
-                    for nth in 0..if huge { PAGES } else { 1 } {
+                    for nth in 0..if huge { self.pages } else { 1 } {
                         self.model
                             .insert(page + nth, Page { frame: frame + nth, prot: RO, huge, shared: false });
                     }
@@ -224,12 +246,12 @@ impl World<'_> {
             }
             Op::Split { page } => {
                 let huge = self.model.get(&page).is_some_and(|it| it.huge);
-                match self.tables.split(va(at(page)), NODE) {
+                match self.tables.split(va(self.at(page)), NODE) {
                     Ok(stale) => {
                         assert!(huge);
                         stale.flush();
-                        let block = page / PAGES * PAGES;
-                        self.model.range_mut(block..block + PAGES).for_each(|(_, it)| it.huge = false);
+                        let block = page / self.pages * self.pages;
+                        self.model.range_mut(block..block + self.pages).for_each(|(_, it)| it.huge = false);
                     }
                     Err(Error::Alloc(_)) => assert!(huge),
                     Err(_) => assert!(!huge),
@@ -237,22 +259,22 @@ impl World<'_> {
             }
             Op::Unshare { page } => {
                 let shared = self.model.get(&page).is_some_and(|it| it.shared);
-                match self.tables.unshare(va(at(page)), NODE) {
+                match self.tables.unshare(va(self.at(page)), NODE) {
                     Ok(token) => {
                         assert!(shared && token.flush().is_ok());
-                        let block = page / PAGES * PAGES;
-                        self.model.range_mut(block..block + PAGES).for_each(|(_, it)| it.shared = false);
+                        let block = page / self.pages * self.pages;
+                        self.model.range_mut(block..block + self.pages).for_each(|(_, it)| it.shared = false);
                     }
                     Err(Error::Alloc(_)) => assert!(shared),
                     Err(_) => assert!(!shared),
                 }
             }
-            Op::Zap { page, pages, cancel } => self.zap(page, pages.min(WINDOW - page), cancel),
+            Op::Zap { page, pages, cancel } => self.zap(page, pages.min(self.window() - page), cancel),
             Op::Restrict { page, pages } => {
-                let pages = pages.min(WINDOW - page);
+                let pages = pages.min(self.window() - page);
                 let mapped = || self.model.range(page..page + pages);
-                let possible = mapped().all(|(_, it)| !it.shared) && !cuts(&self.model, page, pages);
-                match self.tables.restrict(range(at(page), pages * PAGE), RO) {
+                let possible = mapped().all(|(_, it)| !it.shared) && !self.cuts(page, pages);
+                match self.tables.restrict(range(self.at(page), pages * self.page), RO) {
                     Ok(stale) => {
                         assert!(possible);
                         stale.flush();
@@ -263,10 +285,10 @@ impl World<'_> {
             }
             Op::MapAll { page, pages, gap, frame } => {
                 let second = page + pages + gap;
-                if second + pages > WINDOW {
+                if second + pages > self.window() {
                     return;
                 }
-                let part = |page, frame| (range(at(page), pages * PAGE), run(frame, RW));
+                let part = |page, frame| (range(self.at(page), pages * self.page), run(frame, RW));
                 let result = self.tables.map_all(&[part(page, frame), part(second, frame + 7)]);
                 let all = |page: u64| page..page + pages;
                 let free = all(page).chain(all(second)).all(|at| !self.model.contains_key(&at));
@@ -284,9 +306,9 @@ impl World<'_> {
                 }
             }
             Op::Protect { page, pages, write } => {
-                let pages = pages.min(WINDOW - page);
-                let possible = whole(&self.model, page, pages, false);
-                match self.tables.protect(range(at(page), pages * PAGE), prot(write)) {
+                let pages = pages.min(self.window() - page);
+                let possible = self.whole(page, pages, false);
+                match self.tables.protect(range(self.at(page), pages * self.page), prot(write)) {
                     Ok(stale) => {
                         assert!(possible);
                         stale.flush();
@@ -300,10 +322,10 @@ impl World<'_> {
 
     /// Every page walks to what the model says, and nothing is counted or kept that should not be.
     fn check(&self) {
-        for page in 0..WINDOW {
-            let found = match self.tables.walk(va(at(page) + 9)).unwrap() {
+        for page in 0..self.window() {
+            let found = match self.tables.walk(va(self.at(page) + 9)).unwrap() {
                 Walk::Mapped(leaf) => Some(Page {
-                    frame: leaf.pfn.get() + (at(page) - leaf.range.start().get()) / PAGE,
+                    frame: leaf.pfn.get() + (self.at(page) - leaf.range.start().get()) / self.page,
                     prot: leaf.prot,
                     huge: leaf.level == level(1),
                     shared: leaf.shared,
@@ -317,7 +339,7 @@ impl World<'_> {
         let (mut next, mut last): (_, Option<Leaves>) = (self.model.iter(), None);
         let visit = |leaves: Leaves| {
             let joins = last.is_some_and(|last| {
-                last.range(12).end() == Some(leaves.va)
+                last.range(self.page.ilog2()).end() == Some(leaves.va)
                     && last.frames.end() == leaves.frames.start().get()
                     && (last.level, last.prot) == (leaves.level, leaves.prot)
             });
@@ -325,41 +347,51 @@ impl World<'_> {
             for (nth, frame) in leaves.frames.iter().enumerate() {
                 let (&page, it) = next.next().expect("nothing else is mapped");
                 let huge = leaves.level == level(1);
-                assert_eq!(at(page), leaves.va.get() + nth as u64 * PAGE);
+                assert_eq!(self.at(page), leaves.va.get() + nth as u64 * self.page);
                 assert_eq!((it.frame, it.prot, it.huge), (frame.get(), leaves.prot, huge));
             }
             last = Some(leaves);
         };
-        self.tables.read().leaves(range(BASE, WINDOW * PAGE), visit).unwrap();
+        self.tables.read().leaves(range(self.at(0), self.window() * self.page), visit).unwrap();
         assert_eq!(next.next(), None);
         // Tables: exactly those that something is mapped through.
-        let spans = |bits: u32, filter: fn(&Page) -> bool| {
-            let mut all: Vec<_> =
-                self.model.iter().filter(|(_, it)| filter(it)).map(|(&page, _)| at(page) >> bits).collect();
+        let spans = |shift: u32, filter: fn(&Page) -> bool| {
+            let mut all: Vec<_> = self
+                .model
+                .iter()
+                .filter(|(_, it)| filter(it))
+                .map(|(&page, _)| self.at(page) >> shift)
+                .collect();
             all.dedup();
             all.len() as u64
         };
+        let levels = self.tables.geometry().levels();
+        let huge = levels[1].entry_shift();
         assert_eq!(
             self.tables.tables_at(level(0)),
-            1 + spans(21, |it| !it.huge && !it.shared),
+            1 + spans(huge, |it| !it.huge && !it.shared),
             "last level and the shared one"
         );
-        assert_eq!(self.tables.tables_at(level(1)), spans(30, |_| true));
-        assert_eq!(self.tables.tables_at(level(2)), spans(39, |_| true));
-        assert_eq!(u64::from(self.tables.attachments(self.share).unwrap()), spans(21, |it| it.shared));
+        for parent in &levels[2..] {
+            let below = parent.level().down().unwrap();
+            assert_eq!(self.tables.tables_at(below), spans(parent.entry_shift(), |_| true), "{below:?}");
+        }
+        assert_eq!(u64::from(self.tables.attachments(self.share).unwrap()), spans(huge, |it| it.shared));
         assert_eq!(self.tables.table_frames(), self.frames.outstanding());
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn tables_are_a_map_from_page_to_frame(ops in prop::collection::vec(op(), 1..40)) {
-        let frames = TestFrames::with_frames(256);
-        let tables: Tables<X86_64, _> = tables(&frames, Geometry::X86_64);
+/// Runs `cases` lists of up to `most` operations.
+fn check<E: Entry>(geometry: Geometry, cases: u32, most: usize) {
+    let pages = geometry.last_table().unwrap().entries();
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    proptest!(config, |(ops in prop::collection::vec(op(pages), 1..most))| {
+        let memory = TestConfig::new().base_shift(geometry.base_shift()).range(0, 256);
+        let frames = TestFrames::new(memory);
+        let tables: Tables<E, _> = tables(&frames, geometry);
         let share = tables.share(LAST, Backing::Repeat(pfn(7)), RO, NODE).unwrap();
-        let mut world = World { frames: &frames, tables, share, model: Model::new() };
+        let page = geometry.base_bytes();
+        let mut world = World { frames: &frames, tables, page, pages, share, model: Model::new() };
         for (op, fail) in ops {
             let (before, entries_before) = (frames.snapshot(), entries(&world.tables));
             let model = world.model.clone();
@@ -376,5 +408,18 @@ proptest! {
         }
         drop(world);
         frames.assert_no_leaks();
-    }
+    });
+}
+
+#[test]
+fn tables_are_a_map_from_page_to_frame() {
+    check::<X86_64>(Geometry::X86_64, 32, 40);
+}
+
+#[test]
+fn so_are_those_of_arm64() {
+    check::<Arm64_4K>(Geometry::ARM64_4K, 8, 40);
+    check::<Arm64_16K>(Geometry::ARM64_16K, 4, 20);
+    // Its tables have 8192 entries.
+    check::<Arm64_64K>(Geometry::ARM64_64K, 2, 12);
 }

@@ -145,6 +145,26 @@ fn restrict_takes_what_is_not_kept_and_skips_holes() {
 }
 
 #[test]
+fn what_is_global_stays_so() {
+    let frames = TestFrames::with_frames(64);
+    let tables = x86(&frames);
+    let two = range(BASE, 2 * PAGE);
+    tables.map(range(BASE, PAGE), run(1, RW | Prot::GLOBAL)).unwrap();
+    tables.map(range(BASE + PAGE, PAGE), run(2, RW)).unwrap();
+    let prots = || [BASE, BASE + PAGE].map(|at| mapped(tables.walk(va(at))).prot);
+    tables.restrict(two, RO).unwrap().flush();
+    assert_eq!(prots(), [Prot::GLOBAL, RO]);
+    tables.restrict(two, Prot::GLOBAL).unwrap().flush();
+    assert_eq!(prots(), [Prot::GLOBAL, RO]);
+    for (at, frame) in [(BASE, 1), (BASE + PAGE, 2)] {
+        tables.upgrade(va(at), pfn(frame), RW | Prot::GLOBAL).unwrap();
+    }
+    assert_eq!(prots(), [RW | Prot::GLOBAL, RW]);
+    tables.protect(two, Prot::EXEC | Prot::GLOBAL).unwrap().flush();
+    assert_eq!(prots(), [Prot::EXEC | Prot::GLOBAL, Prot::EXEC]);
+}
+
+#[test]
 fn map_all_is_all_or_nothing() {
     let frames = TestFrames::with_frames(64);
     let tables = x86(&frames);

@@ -177,6 +177,14 @@ unsafe impl ReadSide for Epoch {
         Ok(())
     }
 
+    fn may_wait(&self) -> bool {
+        match self.known_handle() {
+            Some(Some(handle)) => !handle.is_pinned(),
+            Some(None) => true,
+            None => false,
+        }
+    }
+
     fn defer(&self, deferred: Deferred) -> Result<(), Deferred> {
         // SAFETY: crossbeam-epoch makes the call after a grace period that begins now.
         self.handle().pin().defer(move || unsafe { deferred.run() });

@@ -34,6 +34,12 @@ pub unsafe trait ReadSide {
     /// read side whose readers never leave, such as [`Immovable`]. Nothing may be freed then.
     fn synchronize(&self) -> Result<(), InsideReader>;
 
+    /// Whether [`synchronize`](ReadSide::synchronize) would return `Ok` on this thread now, as far as can be told without
+    /// waiting: for those who would have to undo much if it does not. Where it cannot be told, `true`.
+    fn may_wait(&self) -> bool {
+        true
+    }
+
     /// Has `deferred` run once every reader that has entered by now has left, on whatever thread notices it.
     ///
     /// # Errors
@@ -59,6 +65,10 @@ unsafe impl<R: ReadSide + ?Sized> ReadSide for &R {
 
     fn synchronize(&self) -> Result<(), InsideReader> {
         (**self).synchronize()
+    }
+
+    fn may_wait(&self) -> bool {
+        (**self).may_wait()
     }
 
     fn defer(&self, deferred: Deferred) -> Result<(), Deferred> {
@@ -103,6 +113,10 @@ unsafe impl ReadSide for Immovable {
 
     fn synchronize(&self) -> Result<(), InsideReader> {
         Err(InsideReader)
+    }
+
+    fn may_wait(&self) -> bool {
+        false
     }
 }
 

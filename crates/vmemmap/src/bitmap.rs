@@ -56,7 +56,8 @@ impl<W: Bits> Bitmap<'_, W> {
         word.load(order) >> (index % 64) & 1 != 0
     }
 
-    /// Sets `bits`. Release: pairs with the Acquire of [`contains`](Self::contains).
+    /// Sets `bits`, the highest first as far as they are in different words: who finds one finds those above it. Release:
+    /// pairs with the Acquire of [`contains`](Self::contains).
     pub(crate) fn set(self, bits: Range<u32>) {
         self.change(bits, |word, mask| word | mask);
     }
@@ -91,19 +92,46 @@ impl<W: Bits> Bitmap<'_, W> {
         }
     }
 
-    /// The words that `bits` touch, with the bits in each.
+    /// The words that `bits` touch, with the bits in each, from the last word down.
     fn masks(&self, bits: Range<u32>) -> impl Iterator<Item = (&W, u64)> {
-        self.0.iter().zip((0u32..).step_by(64)).filter_map(move |(word, first)| {
-            let start = bits.start.max(first);
-            let end = bits.end.min(first + 64);
-            (start < end).then(|| (word, (u64::MAX >> (64 - (end - start))) << (start - first)))
-        })
+        self.0.iter().enumerate().rev().map(|(index, word)| (word, index as u32 * 64)).filter_map(
+            move |(word, first)| {
+                let start = bits.start.max(first);
+                let end = bits.end.min(first + 64);
+                (start < end).then(|| (word, (u64::MAX >> (64 - (end - start))) << (start - first)))
+            },
+        )
     }
 }
 
 #[cfg(all(test, not(mmkit_loom)))]
 mod tests {
+    use core::cell::RefCell;
+    use std::vec::Vec;
+
     use super::*;
+
+    /// A word that says when it is written.
+    struct Logged<'a>(u64, &'a RefCell<Vec<u64>>);
+
+    impl Bits for Logged<'_> {
+        fn load(&self, _: Ordering) -> u64 {
+            0
+        }
+
+        fn store(&self, _: u64, _: Ordering) {
+            self.1.borrow_mut().push(self.0);
+        }
+    }
+
+    /// A compound's head appears when the rest of it is there, in a section whose bits need several words.
+    #[test]
+    fn the_first_bits_appear_last() {
+        let log = RefCell::default();
+        let words: Vec<_> = (0..4).map(|number| Logged(number, &log)).collect();
+        Bitmap(&words).set(10..256);
+        assert_eq!(log.take(), [3, 2, 1, 0]);
+    }
 
     #[test]
     fn ranges_cross_words() {

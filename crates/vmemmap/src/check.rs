@@ -6,11 +6,13 @@ use core::ops::Range;
 use mmkit_addr::{Order, Pfn, PfnRange};
 
 use crate::content::Content;
+use crate::populate::between;
+use crate::section::{Flags, Section};
 use crate::tails::TailKey;
 use crate::{TailSlot, Vmemmap, VmemmapEnv, VmemmapError, VmemmapSpace};
 
 impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
-    /// Whether `range` is made of whole units.
+    /// Makes sure that `range` is made of whole units.
     pub(crate) fn check_range(&self, range: PfnRange, unit: Order) -> Result<(), VmemmapError> {
         let frames = self.geometry.max_frames();
         match () {
@@ -33,24 +35,62 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
 
     /// A section, or as many as have their descriptors in one page where a page has more: a page of tails is never
     /// populated or removed in part.
-    fn largest_unit(&self) -> Order {
+    pub(crate) fn largest_unit(&self) -> Order {
         self.geometry.section_order().max(self.page_order())
     }
 
-    /// Whether no frame of the range is there, and its sections have no other tails.
+    /// Makes sure that no frame of the range is there, and that its sections can have what is asked for.
     pub(crate) fn check_room(&self, content: &Content) -> Result<(), VmemmapError> {
-        let key = TailKey { place: content.place, order: content.order };
-        for (number, part) in self.shape.parts(content.range) {
+        for (number, part) in self.shape.parts(content.asked) {
             let Some(section) = self.sections.get(self.frames(), number) else { continue };
-            if let Some(subsection) = section.present().first_set(part) {
-                return Err(VmemmapError::Present { pfn: self.shape.first_frame(number, subsection) });
+            let first = |subsection| self.shape.first_frame(number, subsection);
+            let there = |&subsection: &u32| {
+                let altmap = section.is_marked(subsection, section.altmap());
+                section.present().contains(subsection) || altmap.is_some()
+            };
+            if let Some(subsection) = part.clone().find(there) {
+                return Err(VmemmapError::Present { pfn: first(subsection) });
             }
-            if let Some(has) = section.tails().filter(|&has| content.shared && has != key) {
-                let pfn = self.shape.first_frame(number, 0);
+            self.check_kind(content, section, (first(0), part))?;
+        }
+        self.check_reach(content, content.tails())?;
+        self.check_state(content)
+    }
+
+    /// Makes sure that `part` of a section, which is not there, goes together with what is there.
+    fn check_kind(
+        &self,
+        content: &Content,
+        section: Section<'_>,
+        (pfn, part): (Pfn, Range<u32>),
+    ) -> Result<(), VmemmapError> {
+        let (flags, early) = (section.flags(), section.flags().contains(Flags::EARLY));
+        if let Some(has) = section.tails() {
+            if (content.shared && has != content.tails()) || content.altmap.is_some() {
                 return Err(VmemmapError::OtherTails { pfn, order: has.order, place: has.place });
             }
+            let all = part == (0..self.shape.subsections());
+            if early || (flags.contains(Flags::WHOLE) && !all) {
+                return Err(VmemmapError::Piecewise { pfn, order: has.order });
+            }
         }
-        self.check_reach(content, key)
+        match section.altmap().filter(|&pool| content.altmap.map_or(content.shared, |own| own != pool)) {
+            Some(pool) => return Err(VmemmapError::OtherAltmap { pfn, pool }),
+            None if early && content.altmap.is_some() => return Err(VmemmapError::Early { pfn }),
+            None => {}
+        }
+        let Some(there) = (0..self.shape.subsections()).find(|&subsection| section.is_covered(subsection))
+        else {
+            return Ok(());
+        };
+        match () {
+            () if content.early && !early => {
+                Err(VmemmapError::Present { pfn: self.shape.first_frame(self.shape.section_of(pfn), there) })
+            }
+            () if flags.contains(Flags::OFFLINE) == content.offline => Ok(()),
+            () if content.offline => Err(VmemmapError::Online { pfn }),
+            () => Err(VmemmapError::Offline { pfn }),
+        }
     }
 
     /// Whether compounds that reach into the range, or out of it, are made of nothing else, as far as they are there:
@@ -83,7 +123,42 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
         Ok(())
     }
 
-    /// Whether all frames of the range are there.
+    /// Makes sure that what is there of the compounds that reach into the range, or out of it, is as online as the range
+    /// will be. They are compounds of its own kind: others were refused before.
+    fn check_state(&self, content: &Content) -> Result<(), VmemmapError> {
+        let spans = content.shared && content.order > self.largest_unit();
+        let (Some(last), true) = (content.range.last(), spans) else { return Ok(()) };
+        for bound in [content.range.start(), last] {
+            for (number, all) in self.shape.parts(PfnRange::block(bound, content.order)) {
+                let Some(section) = self.sections.get(self.frames(), number) else { continue };
+                let pfn = self.shape.first_frame(number, 0);
+                match (section.flags().contains(Flags::OFFLINE), content.offline) {
+                    _ if section.present().first_set(all).is_none() => {}
+                    (true, false) => return Err(VmemmapError::Offline { pfn }),
+                    (false, true) => return Err(VmemmapError::Online { pfn }),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes sure that nothing of a compound that shares its tails is there outside of the range, where some of it is
+    /// there inside.
+    pub(crate) fn check_whole(&self, range: PfnRange) -> Result<(), VmemmapError> {
+        let Some(last) = range.last() else { return Ok(()) };
+        for pfn in [range.start(), last] {
+            let Some(order) = self.shared_order(pfn) else { continue };
+            let compound = PfnRange::block(pfn, order);
+            let below = between(compound.start().get(), range.start().get());
+            if self.any_present(below) || self.any_present(between(range.end(), compound.end())) {
+                return Err(VmemmapError::CutsCompound { head: compound.start(), order });
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes sure that all frames of the range are there.
     pub(crate) fn check_present(&self, range: PfnRange) -> Result<(), VmemmapError> {
         for (number, part) in self.shape.parts(range) {
             let missing = match self.sections.get(self.frames(), number) {
@@ -97,8 +172,7 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
         Ok(())
     }
 
-    /// Whether the range has all of each compound that it has the head of, as far as that is there, and no part of one
-    /// whose head stays.
+    /// Makes sure that the range cuts no compound that is there as a whole.
     pub(crate) fn check_cuts(&self, range: PfnRange) -> Result<(), VmemmapError> {
         let Some(last) = range.last() else { return Ok(()) };
         for pfn in [range.start(), last] {
@@ -112,10 +186,10 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
             } else {
                 self.has(head)
             };
-            if cut {
+            if cut && self.all_present(compound) {
                 return Err(VmemmapError::CutsCompound { head, order });
             }
-            // Without its head a compound goes as it came: by units.
+            // A compound of which something is missing goes as it came: by units.
             let unit = self.unit(order)?;
             let bound = if pfn == range.start() { pfn.get() } else { range.end() };
             if bound & unit.mask() != 0 {
@@ -141,9 +215,39 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
             })
     }
 
+    fn all_present(&self, range: PfnRange) -> bool {
+        self.check_present(range).is_ok()
+    }
+
+    /// Whether there is memory for the descriptor of any frame of `range`, made of whole subsections.
+    fn any_covered(&self, range: PfnRange) -> bool {
+        !range.is_empty()
+            && self.shape.parts(range).any(|(number, mut part)| {
+                let section = self.sections.get(self.frames(), number);
+                section.is_some_and(|section| part.any(|subsection| section.is_covered(subsection)))
+            })
+    }
+
+    /// Whether the descriptor of `pfn` lies in an altmap: in memory that came with the memory that it describes.
+    pub(crate) fn is_hosted(&self, pfn: Pfn) -> bool {
+        let section = self.sections.get(self.frames(), self.shape.section_of(pfn));
+        section.is_some_and(|section| {
+            section.is_marked(self.shape.subsection_of(pfn), section.altmap()).is_some()
+        })
+    }
+
+    /// Whether the section of `pfn` is early.
+    pub(crate) fn is_early(&self, pfn: Pfn) -> bool {
+        let section = self.sections.get(self.frames(), self.shape.section_of(pfn));
+        section.is_some_and(|section| section.flags().contains(Flags::EARLY))
+    }
+
     /// The vmemmap pages of `range` that no frame outside of it has its descriptor in. Where a page is larger than the
     /// descriptors of a subsection, the first and the last page may have neighbours.
     pub(crate) fn own_pages(&self, range: PfnRange) -> Range<u64> {
+        if range.is_empty() {
+            return 0..0;
+        }
         let mut pages = self.pages_of(range);
         if pages.start < pages.end && self.has_neighbours(pages.start, range) {
             pages.start += 1;
@@ -154,7 +258,7 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
         pages
     }
 
-    /// Whether frames outside of `range` that are there have descriptors in `page`.
+    /// Whether frames outside of `range` have memory for their descriptors in `page`.
     fn has_neighbours(&self, page: u64, range: PfnRange) -> bool {
         let frames = self.frames_of(page);
         let bounds = (frames.start().get(), range.start().get().max(frames.start().get()));
@@ -162,7 +266,7 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
         [bounds, after].into_iter().any(|(start, end)| {
             Pfn::new(start)
                 .and_then(|start| PfnRange::new(start, end.saturating_sub(start.get())))
-                .is_some_and(|part| self.any_present(part))
+                .is_some_and(|part| self.any_covered(part))
         })
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One section: which of its subsections have descriptors, and which of those share their tails.
+//! One section: which of its subsections have descriptors, and what stands behind those.
 
 use core::ops::Range;
 
@@ -12,7 +12,8 @@ use crate::tails::TailKey;
 
 /// How sections are cut, and how they lie in the frames of the section table.
 ///
-/// A leaf has the present bitmaps of its sections, one behind the other, then their shared bitmaps, then a tag for each.
+/// A leaf has the present bitmaps of its sections, one behind the other, then their marked bitmaps, then a tag for each,
+/// then a state for each.
 /// So the word with the present bit of a frame is found by shifting the frame number, whatever section it is in.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
@@ -42,7 +43,7 @@ impl Shape {
         // A word has the bits of 64 subsections, or of all that a section has.
         let word = if section - subsection < 6 { section } else { subsection + 6 };
         let bitmap_words = 1u32 << (section - word);
-        let leaf = ((1u32 << frame_words) / (2 * bitmap_words + 1)).ilog2();
+        let leaf = ((1u32 << frame_words) / (2 * bitmap_words + 2)).ilog2();
         let bit_mask = (1 << (word - subsection)) - 1;
         Self { section, subsection, frame_words, leaf, word, leaf_words: leaf + (section - word), bit_mask }
     }
@@ -92,15 +93,45 @@ impl Shape {
     }
 }
 
+/// What holds for a section as a whole. All bits zero is a section of which nothing is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Flags(u64);
+
+impl Flags {
+    /// Descriptor memory was made for the whole section at boot, holes and all, and goes as a whole.
+    pub(crate) const EARLY: Self = Self(1);
+    /// Its frames are in the memory map's hands.
+    pub(crate) const OFFLINE: Self = Self(2);
+    /// All of it was populated at once, as compounds that share their tails.
+    pub(crate) const WHOLE: Self = Self(4);
+
+    pub(crate) const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    pub(crate) const fn with(self, other: Self, on: bool) -> Self {
+        Self(if on { self.0 | other.0 } else { self.0 & !other.0 })
+    }
+}
+
+/// What a section's marked subsections are, as a word that is 0 where none is marked.
+///
+/// | bits 62..=63 | bits 0..=61 |
+/// |---|---|
+/// | 2 | a [`TailKey`]: they share these tails |
+/// | 1 | a frame number: their descriptors lie in the altmap with this base |
+const ALTMAP: u64 = 1 << 62;
+
 /// What the section table keeps of a section.
 ///
-/// The tag names the tails of those subsections whose bit is set in the shared bitmap; it is 0 while none is. All words
-/// are written under the memory map's lock. Lookups read the present bitmap, and nothing else.
+/// The tag says what the subsections are whose bit is set in the marked bitmap; it is 0 while none is. All words are
+/// written under the memory map's lock. Lookups read the present bitmap, and nothing else.
 #[derive(Clone, Copy)]
 pub(crate) struct Section<'a> {
     present: &'a [Word],
-    shared: &'a [Word],
+    marked: &'a [Word],
     tag: &'a Word,
+    flags: &'a Word,
 }
 
 impl<'a> Section<'a> {
@@ -109,8 +140,13 @@ impl<'a> Section<'a> {
         let (sections, words) = (1 << shape.leaf, shape.bitmap_words());
         let index = index as usize;
         let bitmap = |number: usize| leaf.get(number * words..(number + 1) * words);
-        let (present, shared) = (bitmap(index)?, bitmap(sections + index)?);
-        Some(Self { present, shared, tag: leaf.get(2 * sections * words + index)? })
+        let word = |kind: usize| leaf.get(2 * sections * words + kind * sections + index);
+        Some(Self {
+            present: bitmap(index)?,
+            marked: bitmap(sections + index)?,
+            tag: word(0)?,
+            flags: word(1)?,
+        })
     }
 
     /// The present bitmaps of all sections of a leaf.
@@ -123,18 +159,50 @@ impl<'a> Section<'a> {
         Bitmap(self.present)
     }
 
-    /// Subsections whose compounds share their tails.
+    /// Subsections whose compounds share their tails, where [`tails`](Self::tails) is `Some`; whose descriptors lie in an
+    /// altmap, where [`altmap`](Self::altmap) is.
     pub(crate) fn shared(self) -> Bitmap<'a> {
-        Bitmap(self.shared)
+        Bitmap(self.marked)
     }
 
-    /// Which tails the shared subsections use.
+    /// Which tails the marked subsections use.
     pub(crate) fn tails(self) -> Option<TailKey> {
         TailKey::from_bits(self.tag.load(Ordering::Relaxed))
     }
 
-    /// Says which tails the shared subsections use.
+    /// Says which tails the marked subsections use.
     pub(crate) fn set_tails(self, tails: Option<TailKey>) {
         self.tag.store(tails.map_or(0, TailKey::bits), Ordering::Relaxed);
+    }
+
+    /// The base of the altmap that the marked subsections use.
+    pub(crate) fn altmap(self) -> Option<Pfn> {
+        let tag = self.tag.load(Ordering::Relaxed);
+        Pfn::new(tag & !ALTMAP).filter(|_| tag & ALTMAP != 0 && self.tails().is_none())
+    }
+
+    /// Says which altmap the marked subsections use.
+    pub(crate) fn set_altmap(self, base: Pfn) {
+        self.tag.store(ALTMAP | base.get(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn flags(self) -> Flags {
+        Flags(self.flags.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_flags(self, flags: Flags) {
+        self.flags.store(flags.0, Ordering::Relaxed);
+    }
+
+    /// Whether there is memory for the descriptors of a subsection, whether or not it is present.
+    pub(crate) fn is_covered(self, subsection: u32) -> bool {
+        self.present().contains(subsection)
+            || self.flags().contains(Flags::EARLY)
+            || self.altmap().is_some() && self.shared().contains(subsection)
+    }
+
+    /// Whether a subsection is marked, and the tag says what with `of`.
+    pub(crate) fn is_marked<T>(self, subsection: u32, of: Option<T>) -> Option<T> {
+        of.filter(|_| self.shared().contains(subsection))
     }
 }

@@ -6,7 +6,7 @@ use mmkit_frame::{AllocError, DirectMap, FrameAllocator, Frames, Request, Word};
 use mmkit_page::Place;
 use mmkit_sync::atomic::{AtomicU64, Ordering};
 
-use crate::section::{Section, Shape};
+use crate::section::{Flags, Section, Shape};
 
 /// A link to a node: its frame number plus one, whether lookups follow it, and for the root its height.
 ///
@@ -326,7 +326,7 @@ impl Sections {
     ) -> bool {
         let Some(words) = Self::node(frames, node) else { return false };
         if height == 0 {
-            return Section::all_present(words, self.shape).is_empty();
+            return self.is_empty_leaf(words);
         }
         for slot in self.slots_between(words, height, first, last) {
             let below = Link(slot.load(Ordering::Relaxed));
@@ -336,6 +336,15 @@ impl Sections {
             }
         }
         words.iter().all(|slot| !Link(slot.load(Ordering::Relaxed)).is_live())
+    }
+
+    /// Whether no section of a leaf has memory for descriptors.
+    fn is_empty_leaf(&self, words: &[Word]) -> bool {
+        let unused = |index| {
+            let section = Section::of(words, index, self.shape);
+            section.is_none_or(|section| section.shared().is_empty() && section.flags() == Flags::default())
+        };
+        Section::all_present(words, self.shape).is_empty() && (0..1 << self.shape.leaf).all(unused)
     }
 
     /// The links of a node that may lead to sections `first..=last`. For a node that other sections lead to as well,
@@ -413,6 +422,18 @@ impl Sections {
                 give(pfn);
             }
         }
+    }
+
+    /// Nodes that lookups go through.
+    pub(crate) fn nodes<A: FrameAllocator, D: DirectMap>(&self, frames: &Frames<A, D>) -> u64 {
+        let root = self.root();
+        if root.is_live() { Self::nodes_below(frames, root) } else { 0 }
+    }
+
+    fn nodes_below<A: FrameAllocator, D: DirectMap>(frames: &Frames<A, D>, node: Link) -> u64 {
+        let words = Self::node(frames, node).filter(|_| node.height() > 0).unwrap_or(&[]);
+        let live = words.iter().map(|slot| Link(slot.load(Ordering::Relaxed))).filter(|link| link.is_live());
+        1 + live.map(|link| Self::nodes_below(frames, link)).sum::<u64>()
     }
 
     /// Calls `with` for every section that the tree has room for.

@@ -4,6 +4,7 @@
 use core::fmt;
 use core::ops::Range;
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use mmkit_addr::{DESCRIPTOR_BYTES, Geometry, Level, NodeId, Order, Pfn, VirtAddr, VirtRange};
 use mmkit_frame::{DirectMap, Env, Frames};
@@ -11,9 +12,16 @@ use mmkit_page::Page;
 use mmkit_pgtable::{
     Backing as Leaves, Batch, Entry, Error, Mapping, Prot, Released, Share, TableEnv, Tables, Walk,
 };
-use mmkit_sync::{Event, Events, InsideReader, ReadSide};
+use mmkit_sync::{Event, Events, InsideReader, Lock, ReadSide};
 
-use crate::{Backing, MapError, SpaceUsage, TailRun, Unmapped, VmemmapSpace};
+use crate::{
+    Backing, Behind, Exchange, MapError, Removed, SpaceUsage, TailRun, Taken, Unmapped, VmemmapSpace,
+};
+
+mod aside;
+mod remap;
+
+use remap::Spare;
 
 /// The descriptors in page tables of format `E`: a kernel's own address space, or software tables that no processor
 /// walks, which cost the same and can be counted.
@@ -32,6 +40,10 @@ pub struct TableSpace<E: Entry, V: TableEnv> {
     shares: bool,
     /// Pages of the space.
     pages: u64,
+    /// Whether there may be a shared table that nothing leads to.
+    loose: AtomicBool,
+    /// Empty tables, for when there is no memory.
+    spare: Lock<V::Lock, Spare>,
 }
 
 impl<E: Entry, V: TableEnv> TableSpace<E, V> {
@@ -50,7 +62,14 @@ impl<E: Entry, V: TableEnv> TableSpace<E, V> {
         let pages = geometry.virtual_bits().map_or(0, |bits| 1 << (bits - 1 - shift));
         let span = geometry.last_table().map_or(0, |table| table.entries());
         let shares = geometry.section_vmemmap_bytes() >> shift >= span;
-        Ok(Self { tables, span, shares, pages })
+        Ok(Self {
+            tables,
+            span,
+            shares,
+            pages,
+            loose: AtomicBool::new(false),
+            spare: Lock::new(Spare::default()),
+        })
     }
 
     /// The table that a processor starts at.
@@ -98,6 +117,14 @@ impl<E: Entry, V: TableEnv> TableSpace<E, V> {
         }
         let mapping = Mapping::new(leaves, prot).on_node(node);
         self.tables.map(self.range(&pages)?, mapping).map_err(|error| self.error(error))
+    }
+
+    /// The level of huge leaves: the one above the last.
+    fn leaf(&self) -> Option<(Level, Order)> {
+        let level = Level::LAST.up()?;
+        let table = self.tables.geometry().table(level).filter(|table| table.may_be_leaf())?;
+        let order = Order::new((table.entry_shift() - self.shift()) as u8)?;
+        Some((level, order))
     }
 
     /// Maps one frame of tails behind every page of `pages`.
@@ -193,6 +220,97 @@ unsafe impl<E: Entry, V: TableEnv> VmemmapSpace for TableSpace<E, V> {
             Backing::Own { first } => self.map_leaves(pages, Leaves::Run(first), Self::OWN, node),
             Backing::Tails(run) => self.map_tails(pages, run.first, node),
         }
+    }
+
+    unsafe fn map_from(
+        &self,
+        pages: Range<u64>,
+        node: NodeId,
+        exchange: &mut dyn Exchange,
+    ) -> Result<(), (u64, MapError)> {
+        self.map_all_from(pages, node, exchange)
+    }
+
+    fn leaf_order(&self) -> Option<Order> {
+        self.leaf().map(|(_, order)| order)
+    }
+
+    unsafe fn map_leaf(&self, page: u64, first: Pfn, node: NodeId) -> Result<(), MapError> {
+        let (level, order) = self.leaf().ok_or(MapError::Unsupported)?;
+        let range = self.range(&(page..page.saturating_add(order.frames())))?;
+        let mapping = Mapping::new(Leaves::Run(first), Self::OWN).at_level(level).on_node(node);
+        self.tables.map(range, mapping).map_err(|error| self.error(error))
+    }
+
+    unsafe fn split(&self, page: u64, node: NodeId) -> Result<bool, MapError> {
+        if !self.is_leaf(page) {
+            return Ok(false);
+        }
+        let Some(va) = self.address(page) else { return Ok(false) };
+        // The caller flushes, once for many.
+        let _stale = self.tables.split(va, node).map_err(|error| self.error(error))?;
+        Ok(true)
+    }
+
+    fn is_leaf(&self, page: u64) -> bool {
+        let Some(va) = self.address(page) else { return false };
+        matches!(self.tables.walk(va), Ok(Walk::Mapped(leaf)) if leaf.range.start() != va)
+    }
+
+    fn behind(&self, page: u64) -> Behind {
+        let Some(va) = self.address(page) else { return Behind::Nothing };
+        let Ok(Walk::Mapped(leaf)) = self.tables.walk(va) else { return Behind::Nothing };
+        let offset = va.offset_from(leaf.range.start()).map_or(0, |bytes| bytes >> self.shift());
+        let Some(frame) = leaf.pfn.checked_add(offset) else { return Behind::Nothing };
+        if leaf.prot.contains(Prot::WRITE) { Behind::Own(frame) } else { Behind::Tails(frame) }
+    }
+
+    fn translates(&self) -> bool {
+        false
+    }
+
+    fn replaces(&self) -> bool {
+        true
+    }
+
+    unsafe fn replace(
+        &self,
+        pages: Range<u64>,
+        node: NodeId,
+        exchange: &mut dyn Exchange,
+    ) -> Result<(), MapError> {
+        self.replace_all(pages, node, exchange)
+    }
+
+    unsafe fn put_back(&self, removed: Removed) -> Result<(), (Removed, MapError)> {
+        self.put_back_all(removed)
+    }
+
+    unsafe fn discard(&self, removed: Removed, give: &mut dyn FnMut(Pfn, u64)) {
+        match removed.what {
+            Taken::Own { first } => give(first, removed.pages),
+            // SAFETY: the caller's promise: a table that `replace` took out, and nobody can reach any more.
+            Taken::Table { table, .. } => unsafe { self.discard_table(table, give) },
+            Taken::Tails => {}
+        }
+    }
+
+    fn flush(&self, pages: Range<u64>) {
+        if let Ok(range) = self.range(&pages) {
+            // The range lies in the space, whose addresses are canonical and whole pages.
+            let _ = self.tables.flush(range);
+        }
+    }
+
+    unsafe fn reclaim(&self) {
+        if self.loose.swap(false, Ordering::Relaxed) {
+            // SAFETY: the caller's promise.
+            unsafe { self.tables.free_unused_shares() };
+        }
+    }
+
+    fn set_aside(&self, pages: u64, node: NodeId) -> Result<(), MapError> {
+        self.fill_spare(pages / self.span.max(1), node)
     }
 
     unsafe fn unmap(&self, pages: Range<u64>) -> Result<TableUnmapped<'_, E, V>, MapError> {

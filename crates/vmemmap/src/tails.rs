@@ -6,6 +6,8 @@ use mmkit_page::Place;
 use mmkit_sync::atomic::{AtomicU64, Ordering};
 use mmkit_sync::mutant;
 
+use crate::TailRun;
+
 /// Which tails: those of all compounds of one order in one zone of one node are the same bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TailKey {
@@ -45,7 +47,7 @@ impl TailKey {
 /// | 0..=23 | users |
 #[derive(Debug)]
 pub struct TailSlot {
-    /// The key with a valid bit, and log2 of the frames of a run; written once, by whoever needs a slot first.
+    /// The key with a valid bit, and log2 of the frames of a run; 0 while nobody has the slot.
     key: AtomicU64,
     state: AtomicU64,
 }
@@ -75,34 +77,39 @@ impl TailSlot {
         Self { key: AtomicU64::new(0), state: AtomicU64::new(0) }
     }
 
-    /// The slot of `key` with runs of `run` among `slots`: the one that has it, or else the first that has none, which
-    /// is its own for good then. `None` when all are taken by others.
+    /// The slot of `key` with runs of `run` among `slots`: the one that has its name, or else the first that has none,
+    /// which gets it. `None` when all are taken by others. Under the memory map's lock, since names come and go.
     pub(crate) fn find(slots: &[Self], key: TailKey, run: Order) -> Option<&Self> {
         let wanted = key.bits() | (run.get() as u64) << Self::RUN_SHIFT;
-        slots.iter().find(|slot| match slot.key.load(Ordering::Relaxed) {
-            found if found == wanted => true,
-            // Relaxed: the key is the only thing that is published, and everybody searches in the same order.
-            0 => match slot.key.compare_exchange(0, wanted, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => true,
-                Err(found) => found == wanted,
-            },
-            _ => false,
-        })
+        let named = |name| slots.iter().find(|slot| slot.key.load(Ordering::Relaxed) == name);
+        let slot = named(wanted).or_else(|| named(0))?;
+        slot.key.store(wanted, Ordering::Relaxed);
+        Some(slot)
+    }
+
+    /// Takes the name away where there are no tails. Under the memory map's lock.
+    pub(crate) fn forget_if_unused(&self) {
+        if self.state.load(Ordering::Relaxed) == 0 {
+            self.key.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// The tails in use: which, how many users they have, and their frames.
+    pub(crate) fn used(&self) -> Option<(TailKey, u64, TailRun)> {
+        let (key, state) = (self.key.load(Ordering::Relaxed), self.state.load(Ordering::Relaxed));
+        let order = Order::new((key >> Self::RUN_SHIFT) as u8 & Self::RUN_MASK)?;
+        let run = TailRun { first: Self::pfn(state)?, order };
+        Some((TailKey::from_bits(key)?, state & Self::MAX_USERS, run))
     }
 
     /// The order of the compounds whose tails are in use.
     pub(crate) fn used_order(&self) -> Option<Order> {
-        Self::pfn(self.state.load(Ordering::Relaxed))?;
-        TailKey::from_bits(self.key.load(Ordering::Relaxed)).map(|key| key.order)
+        self.used().map(|(key, ..)| key.order)
     }
 
     /// The number of frames that the tails in use are made of, 0 where there are none.
     pub(crate) fn frames(&self) -> u64 {
-        let run = (self.key.load(Ordering::Relaxed) >> Self::RUN_SHIFT) as u8 & Self::RUN_MASK;
-        match (Self::pfn(self.state.load(Ordering::Relaxed)), Order::new(run)) {
-            (Some(_), Some(run)) => run.frames(),
-            _ => 0,
-        }
+        self.used().map_or(0, |(.., run)| run.order.frames())
     }
 
     /// Adds `users` users, if there are frames. `Ok(None)` means that the caller has to make them.
@@ -196,6 +203,12 @@ mod tests {
         assert!(!core::ptr::eq(first, second));
         assert!(core::ptr::eq(TailSlot::find(&slots, key(0, 9), Order::ZERO).unwrap(), first));
         assert!(TailSlot::find(&slots, key(0, 18), Order::ZERO).is_none());
+        // A slot without tails can be had by another key, and is found by its own wherever it stands.
+        assert_eq!(second.publish(Pfn::ZERO, 1), Ok(true));
+        first.forget_if_unused();
+        second.forget_if_unused();
+        assert!(core::ptr::eq(TailSlot::find(&slots, key(1, 9), Order::ZERO).unwrap(), second));
+        assert!(core::ptr::eq(TailSlot::find(&slots, key(0, 18), Order::ZERO).unwrap(), first));
     }
 
     #[test]

@@ -4,18 +4,17 @@
 
 mod common;
 
-use std::collections::BTreeMap;
-
-use common::soft::{Behind, Soft};
+use common::digest::Digest;
+use common::soft::Soft;
 use common::{
     EpochEnv, InSoftware, SoftMap, assert_absent, assert_content, assert_empty, balance, frames, map, order,
     pfn, place, range,
 };
 use mmkit_addr::{Geometry, Order, PfnRange};
-use mmkit_frame::test_util::{Contents, Snapshot, TestFrames};
+use mmkit_frame::test_util::TestFrames;
 use mmkit_page::{MemMap, Place};
 use mmkit_sync::{Epoch, Event};
-use mmkit_vmemmap::{MapError, SpaceUsage, Usage, Vmemmap, VmemmapError};
+use mmkit_vmemmap::{MapError, Populate, SpaceUsage, Vmemmap, VmemmapError};
 
 type EpochMap<'a> = SoftMap<'a, Epoch>;
 
@@ -25,15 +24,21 @@ struct Part {
     range: PfnRange,
     order: Order,
     place: Place,
+    early: bool,
 }
 
 fn part(start: u64, frames: u64, o: u8, place: Place) -> Part {
-    Part { range: range(start, frames), order: order(o), place }
+    Part { range: range(start, frames), order: order(o), place, early: false }
 }
 
 impl Part {
     fn populate(&self, map: &EpochMap<'_>) -> Result<(), VmemmapError> {
-        map.populate(self.range, self.order, self.place)
+        let request = Populate::new(self.range).compounds(self.order).at(self.place);
+        map.populate_with(if self.early { request.early() } else { request })
+    }
+
+    fn early(self) -> Self {
+        Self { early: true, ..self }
     }
 
     #[track_caller]
@@ -52,33 +57,11 @@ struct Case {
     maps: u64,
 }
 
-/// Everything that could tell that something had happened.
-#[derive(Debug, PartialEq)]
-struct Digest {
-    usage: Usage,
-    snapshot: Snapshot,
-    contents: Contents,
-    pages: BTreeMap<u64, Behind>,
-    present: Vec<bool>,
-    stale: usize,
-}
-
 fn digest(map: &EpochMap<'_>, frames: &TestFrames, case: &Case) -> Digest {
-    let size = map.geometry().frames_per_subsection() as usize;
+    assert_eq!(map.space().stale(), 0);
     let parts = case.before.iter().chain([&case.then]);
-    let subsections = parts.flat_map(|part| {
-        let around = PfnRange::block(part.range.start(), map.geometry().section_order());
-        around.iter().step_by(size).chain(part.range.iter().step_by(size))
-    });
-    Digest {
-        usage: balance(map, frames),
-        snapshot: frames.snapshot(),
-        // SAFETY: no thread but this one has the frames.
-        contents: unsafe { frames.contents() },
-        pages: map.space().pages(),
-        present: subsections.map(|pfn| map.is_present(pfn)).collect(),
-        stale: map.space().stale(),
-    }
+    let ranges: Vec<_> = parts.map(|part| part.range).collect();
+    common::digest::digest(map, frames, &ranges)
 }
 
 /// Runs `test` on a memory map that has what the case says is there before.
@@ -105,6 +88,7 @@ fn populate_failures(
     mut arm: impl FnMut(u64),
     expected: impl Fn(VmemmapError) -> bool,
 ) -> u64 {
+    common::verified(map, frames);
     let before = digest(map, frames, case);
     for k in 1.. {
         arm(k);
@@ -116,7 +100,7 @@ fn populate_failures(
                 case.then.check(map);
                 case.before.iter().for_each(|part| part.check(map));
                 map.space().check_tails();
-                balance(map, frames);
+                common::verified(map, frames);
                 map.remove(case.then.range).unwrap();
                 assert_eq!(digest(map, frames, case), before, "after the removal");
                 return k - 1;
@@ -246,6 +230,28 @@ fn cases() -> Vec<Case> {
             allocations: 2,
             maps: 1,
         },
+        // Memory from boot: sections whole, and what is in them in part; then the hole in one, for which nothing is taken.
+        Case {
+            geometry: small(),
+            before: vec![single(0, 512, 0)],
+            then: single(1024 + 512, 1024, 0).early(),
+            allocations: 32,
+            maps: 1,
+        },
+        Case {
+            geometry: small(),
+            before: vec![single(1024 + 512, 1024, 0).early()],
+            then: part(1024, 512, 3, place(0, 2)),
+            allocations: 0,
+            maps: 0,
+        },
+        Case {
+            geometry: small(),
+            before: vec![single(1024 + 512, 1024, 0).early()],
+            then: single(2048 + 512, 512 + 1024, 1).early(),
+            allocations: 16,
+            maps: 1,
+        },
         // A page of descriptors for four sections.
         Case {
             geometry: Geometry::PPC64_RADIX_64K,
@@ -267,6 +273,7 @@ fn remove_is_all_or_nothing_whatever_fails() {
     for case in &cases() {
         on_map(case, |map, frames| {
             case.then.populate(map).unwrap();
+            common::verified(map, frames);
             let before = digest(map, frames, case);
             let unchanged = || {
                 assert_eq!(digest(map, frames, case), before);
@@ -350,7 +357,25 @@ fn what_cannot_be_undone_leaks() {
     assert_eq!(frames.outstanding(), 2);
 }
 
-/// No more tail slots than the environment has; a slot keeps its name.
+/// No more tail slots than the environment has; a slot without tails is anybody's.
+/// Pages that could not be unmapped keep what stands behind them, tails too.
+#[test]
+fn drop_leaks_what_it_cannot_unmap() {
+    let geometry = small();
+    let frames = frames(&geometry);
+    let env = EpochEnv::new(&frames);
+    let map = map::<InSoftware, _>(geometry, &frames, &env);
+    map.populate(range(2048, 2048), order(9), place(0, 0)).unwrap();
+    map.populate(range(8192, 1024), Order::ZERO, place(0, 0)).unwrap();
+    assert_eq!(map.usage().total(), 4 + 1 + 16 + 1);
+    map.space().fail_unmap(1);
+    drop(map);
+    assert!(matches!(env.log.take()[..], [Event::Leaked { pfn: 2048, .. }]));
+    let section = small().frames_per_section();
+    let lost = 2048u64.min(section) / 512;
+    assert_eq!(frames.outstanding(), lost + 1, "own pages of a section, and the tails");
+}
+
 #[test]
 fn tail_slots_run_out() {
     let geometry = Geometry::X86_64;
@@ -359,20 +384,26 @@ fn tail_slots_run_out() {
     let map = map::<InSoftware, _>(geometry, &frames, &env);
     let sub = |n: u64| range(n << 15, 512);
     map.populate(sub(0), order(9), place(0, 0)).unwrap();
-    frames.fail_nth(3);
-    assert!(is_no_frame(map.populate(sub(1), order(8), place(0, 0)).unwrap_err()));
-    frames.heal();
-    // The failed call gave the second slot its name.
+    // A call that fails keeps no slot, wherever it fails: at the tails, at the page of the first compound, at a map.
+    for k in 1..=2 {
+        frames.fail_nth(k);
+        assert!(is_no_frame(map.populate(sub(1), order(8), place(0, 0)).unwrap_err()));
+        frames.heal();
+    }
+    map.space().fail_map(1);
+    assert!(is_map(map.populate(sub(1), order(8), place(0, 0)).unwrap_err()));
+    map.populate(sub(1), order(7), place(0, 0)).unwrap();
     let before = balance(&map, &frames);
     let full = VmemmapError::NoTailSlot { slots: 2 };
-    assert_eq!(map.populate(sub(1), order(7), place(0, 0)), Err(full));
-    assert_eq!(map.populate(sub(1), order(9), place(1, 0)), Err(full));
+    assert_eq!(full.errno(), 12);
+    assert_eq!(map.populate(sub(2), order(8), place(0, 0)), Err(full));
+    assert_eq!(map.populate(sub(2), order(9), place(1, 0)), Err(full));
     assert_eq!(balance(&map, &frames), before);
-    map.populate(sub(1), order(8), place(0, 0)).unwrap();
     map.populate(sub(2), order(6), place(1, 0)).unwrap();
+    // When the last compound goes, so does its claim to the slot.
     map.remove(sub(0)).unwrap();
-    assert_eq!(map.populate(sub(0), order(7), place(0, 0)), Err(full));
-    map.populate(sub(0), order(9), place(0, 0)).unwrap();
+    map.populate(sub(0), order(8), place(0, 0)).unwrap();
+    assert_eq!(map.populate(sub(3), order(9), place(0, 0)), Err(full));
     assert_eq!(balance(&map, &frames).tails, 2);
 }
 

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The numbered scenarios of sparse memory maps, over software pages and over page tables.
 //!
-//! Gaps in the numbers are intended. Number 22, a race, is a model: see `loom_tails.rs`.
+//! Gaps in the numbers are intended. Number 6 is in `hotplug.rs`, 14 to 16 are in `altmap.rs`; number 22, a race, is a
+//! model: see `loom_tails.rs`.
 #![cfg(not(mmkit_loom))]
 
 mod common;
 
 use common::{
     Fixture, Map, NODE_1, SoftMap, TestEnv, assert_absent, assert_content, assert_empty, balance, behind,
-    expected, frames, map, order, own_and_shared, pfn, place, range,
+    expected, frames, map, order, own_and_shared, pfn, place, range, verified,
 };
 use mmkit_addr::{Geometry, NodeId, Order, PfnRange};
 use mmkit_frame::FrameAllocator;
@@ -36,6 +37,7 @@ over_spaces! {
     scenario_13_no_section_leaves_a_compound;
     scenario_18_the_smallest_order_worth_it;
     scenario_20_one_kind_of_tails_in_a_section;
+    scenario_20_no_part_is_added_to_a_section_that_was_added_whole;
     scenario_21_an_off_node_frame_is_reported_once;
     scenario_23_what_is_in_a_shared_tail;
     scenario_a2_each_node_has_its_own_tails;
@@ -431,6 +433,33 @@ fn scenario_20_one_kind_of_tails_in_a_section<F: Fixture>() {
         map.remove(range(1 << 18, SUBSECTION)).unwrap();
         map.remove(range(SECTION, SECTION)).unwrap();
         assert_empty(map, frames, new);
+    });
+}
+
+/// What was optimised as a section is not completed in parts: Linux's rule, for what it is about.
+fn scenario_20_no_part_is_added_to_a_section_that_was_added_whole<F: Fixture>() {
+    with_map::<F>(|map, frames, _| {
+        let new = map.space().usage();
+        let (whole, sub) = (range(SECTION, SECTION), |n: u64| range(SECTION + n * SUBSECTION, SUBSECTION));
+        map.populate(whole, order(9), place(0, 0)).unwrap();
+        map.remove(sub(7)).unwrap();
+        for o in [0, 6, 9] {
+            let error = unchanged::<F>(map, frames, || map.populate(sub(7), order(o), place(0, 0)));
+            let piecewise = VmemmapError::Piecewise { pfn: pfn(SECTION), order: order(9) };
+            assert_eq!((error, error.errno()), (piecewise, 95));
+        }
+        let other = unchanged::<F>(map, frames, || map.populate(sub(7), order(15), place(0, 0)));
+        assert!(matches!(other, VmemmapError::Misaligned { .. }), "{other}");
+        let tag = unchanged::<F>(map, frames, || map.populate(sub(7), order(8), place(0, 0)));
+        let tails = VmemmapError::OtherTails { pfn: pfn(SECTION), order: order(9), place: place(0, 0) };
+        assert_eq!((tag, tag.errno()), (tails, 95));
+        map.remove(range(SECTION, 7 * SUBSECTION)).unwrap();
+        map.remove(range(SECTION + 8 * SUBSECTION, SECTION - 8 * SUBSECTION)).unwrap();
+        assert_empty(map, frames, new);
+        // Nothing of it is left: anything may come.
+        map.populate(sub(7), order(8), place(0, 1)).unwrap();
+        map.populate(sub(6), order(8), place(0, 1)).unwrap();
+        assert_eq!(verified(map, frames).own, 4);
     });
 }
 

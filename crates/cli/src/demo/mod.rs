@@ -10,6 +10,7 @@ mod exercise;
 mod kernel;
 mod layout;
 mod memory_map;
+mod optimise;
 mod owners;
 mod page;
 mod progress;
@@ -43,6 +44,11 @@ struct Part {
 const PARTS: &[Part] = &[
     Part { name: "build", about: "build, read, look up, use and tear down descriptors", run: build::run },
     Part { name: "tail-write", about: "write to a shared tail, in a child process", run: tail_write::run },
+    Part {
+        name: "optimise",
+        about: "optimise huge pages, restore them, compare every byte",
+        run: optimise::run,
+    },
     Part { name: "owners", about: "who owns a folio that several address spaces mapped", run: owners::run },
     Part { name: "kernel", about: "what the running kernel spends on descriptors", run: kernel::run },
 ];

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::Context;
 use super::memory_map::{Range, Source};
+use super::optimise::Optimised;
 use super::owners::Owners;
 use crate::failure::Failure;
 
@@ -19,6 +20,8 @@ pub(super) struct Report {
     pub(super) tail_write_faulted: Option<bool>,
     /// The address that it wrote to.
     pub(super) tail_write_address: Option<u64>,
+    /// Huge pages that were optimised and restored.
+    pub(super) optimised: Vec<Optimised>,
     /// What two trackers know of a folio that three address spaces mapped and two left.
     pub(super) owners: Vec<Owners>,
     /// What the running kernel spends on its own descriptors.
@@ -88,6 +91,7 @@ impl Report {
             runs: Vec::new(),
             tail_write_faulted: None,
             tail_write_address: None,
+            optimised: Vec::new(),
             owners: Vec::new(),
             kernel_memmap_bytes: None,
             skipped: Vec::new(),
@@ -102,6 +106,14 @@ impl Report {
             return Err(Failure::run(format_args!(
                 "{wrong} checks of {page} pages failed, the first at pfn {first:#x}; that is a bug of mmkit, please \
                  report it"
+            )));
+        }
+        if let Some(one) = self.optimised.iter().find(|one| one.wrong() > 0) {
+            let (page, place, wrong, first) =
+                (&one.page, one.place, one.wrong(), one.first_wrong.unwrap_or(0));
+            return Err(Failure::run(format_args!(
+                "{wrong} checks of {page} pages optimised in {place} failed, the first at pfn {first:#x}; that is a bug of \
+                 mmkit, please report it"
             )));
         }
         match self.tail_write_faulted {
@@ -132,6 +144,7 @@ mod tests {
             runs: vec![Run { page: "base".to_owned(), ..Run::default() }, run],
             tail_write_faulted,
             tail_write_address: None,
+            optimised: Vec::new(),
             owners: Vec::new(),
             kernel_memmap_bytes: None,
             skipped: Vec::new(),
@@ -155,6 +168,17 @@ mod tests {
                 panic!("it was wrong")
             };
             assert!(message.contains("1 checks of 2M pages failed"), "{message}");
+        }
+        let optimised = Optimised { place: "tables", page: "2M".to_owned(), ..Optimised::default() };
+        let with = |one| Report { optimised: vec![one], ..report(right.clone(), None) }.verdict();
+        assert!(with(optimised.clone()).is_ok());
+        for wrong in [
+            Optimised { descriptors_wrong: 1, ..optimised.clone() },
+            Optimised { heads_wrong: 1, ..optimised.clone() },
+            Optimised { bytes_wrong: 1, ..optimised.clone() },
+        ] {
+            let Err(Failure::Run(message)) = with(wrong) else { panic!("it was wrong") };
+            assert!(message.contains("1 checks of 2M pages optimised in tables failed"), "{message}");
         }
     }
 }

@@ -66,7 +66,7 @@ fn what_another_was_given_is_never_touched_again() {
     // SAFETY: refused.
     assert_eq!(unsafe { space.unmap(3..5) }.err(), Some(MapError::Missing { page: 4 }));
     // SAFETY: refused.
-    assert_eq!(unsafe { space.replace(3..5, own(8)) }.err(), Some(MapError::Missing { page: 4 }));
+    assert_eq!(unsafe { space.put_over(3..5, own(8)) }.err(), Some(MapError::Missing { page: 4 }));
     assert_eq!(space.extents.get_mut().lost().collect::<Vec<_>>(), vec![4..5]);
     drop(space);
     // SAFETY: mapped above; the space left it alone.

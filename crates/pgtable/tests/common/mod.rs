@@ -2,6 +2,9 @@
 //! An environment that records and fails on demand, over the test allocator.
 #![allow(dead_code, reason = "each test program uses its part")]
 
+pub(crate) mod arm;
+pub(crate) mod breaking;
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -2,6 +2,7 @@
 //! What the tests share: an environment, two kinds of address space behind one trait, and helpers.
 #![allow(dead_code, missing_docs, unreachable_pub, unused_imports)]
 
+pub mod digest;
 pub mod soft;
 #[cfg(feature = "pgtable")]
 mod tables;
@@ -13,7 +14,7 @@ use mmkit_frame::test_util::{TestConfig, TestFrames};
 use mmkit_frame::{Env, Frames};
 use mmkit_page::{MemMap, Place, Template};
 use mmkit_sync::{Counter, Epoch, Event, Events, ReadSide, Readers, SpinLock, Tally};
-use mmkit_vmemmap::{SpaceUsage, TailSlot, Usage, Vmemmap, VmemmapEnv, VmemmapSpace};
+use mmkit_vmemmap::{Altmap, SpaceUsage, TailSlot, Usage, Vmemmap, VmemmapEnv, VmemmapSpace};
 
 pub use soft::Soft;
 #[cfg(feature = "pgtable")]
@@ -57,6 +58,8 @@ pub struct TestEnv<'a, R = Readers> {
     read_side: R,
     pub log: Log,
     slots: Vec<TailSlot>,
+    /// What was said of pageblocks: first frame, order, type.
+    pub pageblocks: Mutex<Vec<(u64, u8, u8)>>,
 }
 
 impl<'a, R: Default> TestEnv<'a, R> {
@@ -70,6 +73,7 @@ impl<'a, R: Default> TestEnv<'a, R> {
             read_side: R::default(),
             log: Log::default(),
             slots: (0..slots).map(|_| TailSlot::new()).collect(),
+            pageblocks: Mutex::default(),
         }
     }
 }
@@ -101,6 +105,10 @@ unsafe impl<R: ReadSide> VmemmapEnv for &TestEnv<'_, R> {
 
     fn tail_slots(&self) -> &[TailSlot] {
         &self.slots
+    }
+
+    fn set_pageblock(&self, first: Pfn, order: Order, kind: u8) {
+        self.pageblocks.lock().unwrap().push((first.get(), order.get(), kind));
     }
 }
 
@@ -207,8 +215,49 @@ pub fn assert_absent<S: VmemmapSpace, E: VmemmapEnv>(map: &Vmemmap<S, E>, range:
 #[track_caller]
 pub fn balance<S: VmemmapSpace, E: VmemmapEnv>(map: &Vmemmap<S, E>, frames: &TestFrames) -> Usage {
     let usage = map.usage();
-    assert_eq!(usage.total(), frames.outstanding(), "{usage:?}");
+    let devices =
+        frames.outstanding_blocks().iter().filter(|block| block.order == DEVICE_ORDER).count() as u64;
+    assert_eq!(usage.total(), frames.outstanding() - devices * DEVICE_ORDER.frames(), "{usage:?}");
     usage
+}
+
+/// The size of a device's memory: a section of x86-64, and no size that a memory map takes.
+pub const DEVICE_ORDER: Order = Order::new(15).unwrap();
+
+/// Memory of a device: a block of node 1, which the allocator does not have meanwhile.
+pub struct Device<'a>(&'a TestFrames, pub Pfn);
+
+impl<'a> Device<'a> {
+    pub fn new(frames: &'a TestFrames) -> Self {
+        let request = mmkit_frame::Request::new(DEVICE_ORDER).on_node(NodeId::new(1).unwrap()).strict();
+        Self(frames, frames.frames().allocate(request).unwrap())
+    }
+
+    /// Its first frame.
+    pub fn start(&self) -> u64 {
+        self.1.get()
+    }
+
+    /// A pool at its start, of `pages` frames, and `reserve` before it.
+    pub fn altmap(&self, reserve: u64, pages: u64) -> Altmap {
+        // SAFETY: the frames are the device's, which outlives what a test does with the pool; nobody else uses them, and
+        // of several pools no two are in use at once.
+        unsafe { Altmap::new(self.1, reserve, pages) }.unwrap()
+    }
+}
+
+impl Drop for Device<'_> {
+    fn drop(&mut self) {
+        // SAFETY: taken by `new`, at this order; the test removed what was in it.
+        unsafe { self.0.frames().deallocate(self.1, DEVICE_ORDER) };
+    }
+}
+
+/// As [`balance`], and everything else that must hold. Not while a reader is held. It looks at every descriptor.
+#[track_caller]
+pub fn verified<S: VmemmapSpace, E: VmemmapEnv>(map: &Vmemmap<S, E>, frames: &TestFrames) -> Usage {
+    assert_eq!(map.verify(), Ok(()));
+    balance(map, frames)
 }
 
 /// Checks that nothing is left of what was populated. The root of the address space may be.
@@ -219,7 +268,7 @@ pub fn assert_empty<S: VmemmapSpace, E: VmemmapEnv>(
     new: SpaceUsage,
 ) {
     let usage = balance(map, frames);
-    assert_eq!(usage, Usage { own: 0, tails: 0, sections: 0, space: new });
+    assert_eq!(usage, Usage { space: new, ..Usage::default() });
 }
 
 /// The memory behind the descriptor of `pfn`, as an address, rounded down to the page.

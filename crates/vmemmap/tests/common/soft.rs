@@ -9,17 +9,17 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use mmkit_addr::{DESCRIPTOR_BYTES, NodeId, Order, Pfn};
 use mmkit_frame::test_util::TestFrames;
 use mmkit_page::Page;
-use mmkit_vmemmap::{Backing, MapError, SpaceUsage, TailRun, Unmapped, VmemmapSpace};
+use mmkit_vmemmap::{Backing, Behind, MapError, SpaceUsage, TailRun, Unmapped, VmemmapSpace};
 
 /// What stands behind one page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Behind {
+pub enum Stand {
     Own(Pfn),
     /// Frame of the run, run.
     Tail(Pfn, TailRun),
 }
 
-impl Behind {
+impl Stand {
     fn frame(self) -> Pfn {
         match self {
             Self::Own(frame) | Self::Tail(frame, _) => frame,
@@ -29,7 +29,7 @@ impl Behind {
 
 #[derive(Default)]
 struct State {
-    pages: BTreeMap<u64, Behind>,
+    pages: BTreeMap<u64, Stand>,
     /// Frames that were unmapped and wait for their flush.
     stale: BTreeSet<Pfn>,
     /// Frames behind pages of their own.
@@ -42,6 +42,10 @@ struct State {
     fail_map: Option<u64>,
     fail_unmap: Option<u64>,
     tolerant: bool,
+    /// First pages of huge leaves.
+    leaves: BTreeSet<u64>,
+    splits: u64,
+    fail_split: Option<u64>,
 }
 
 /// An address space in a map of the standard library. Its pages are frames of a test allocator.
@@ -52,6 +56,7 @@ pub struct Soft<'a> {
     frames: &'a TestFrames,
     base_shift: u32,
     tail_order: Order,
+    leaf_order: Option<Order>,
     state: Mutex<State>,
 }
 
@@ -62,7 +67,35 @@ impl<'a> Soft<'a> {
 
     /// A space that maps tails in runs of frames.
     pub fn with_tail_order(frames: &'a TestFrames, base_shift: u32, tail_order: Order) -> Self {
-        Self { frames, base_shift, tail_order, state: Mutex::default() }
+        Self { frames, base_shift, tail_order, leaf_order: None, state: Mutex::default() }
+    }
+
+    /// A space that has huge leaves.
+    pub fn with_leaf_order(frames: &'a TestFrames, base_shift: u32, leaf_order: Order) -> Self {
+        Self { leaf_order: Some(leaf_order), ..Self::new(frames, base_shift) }
+    }
+
+    /// Puts something else behind a page, unnoticed: to seed violations.
+    pub fn tamper(&self, page: u64, stand: Option<Stand>) {
+        let mut state = self.lock();
+        match stand {
+            Some(stand) => state.pages.insert(page, stand),
+            None => state.pages.remove(&page),
+        };
+    }
+
+    /// The pages that huge leaves begin at.
+    pub fn leaves(&self) -> Vec<u64> {
+        self.lock().leaves.iter().copied().collect()
+    }
+
+    pub fn splits(&self) -> u64 {
+        self.lock().splits
+    }
+
+    /// Makes the `k`-th split from now on fail, once.
+    pub fn fail_split(&self, k: u64) {
+        self.lock().fail_split = Some(k);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -87,7 +120,8 @@ impl<'a> Soft<'a> {
     /// Ends failures; says whether one is still to come.
     pub fn heal(&self) -> bool {
         let mut state = self.lock();
-        state.fail_map.take().is_some() | state.fail_unmap.take().is_some()
+        let State { fail_map, fail_unmap, fail_split, .. } = &mut *state;
+        [fail_map, fail_unmap, fail_split].into_iter().filter_map(Option::take).count() > 0
     }
 
     pub fn flushes(&self) -> u64 {
@@ -103,7 +137,7 @@ impl<'a> Soft<'a> {
     }
 
     /// All pages, to compare with later.
-    pub fn pages(&self) -> BTreeMap<u64, Behind> {
+    pub fn pages(&self) -> BTreeMap<u64, Stand> {
         self.lock().pages.clone()
     }
 
@@ -128,12 +162,12 @@ impl<'a> Soft<'a> {
         words.iter().map(|word| word.load(core::sync::atomic::Ordering::Relaxed)).collect()
     }
 
-    fn behind(&self, backing: Backing, start: u64, page: u64) -> Behind {
+    fn behind(&self, backing: Backing, start: u64, page: u64) -> Stand {
         match backing {
-            Backing::Own { first } => Behind::Own(first.checked_add(page - start).unwrap()),
+            Backing::Own { first } => Stand::Own(first.checked_add(page - start).unwrap()),
             Backing::Tails(run) => {
                 let index = page % run.order.frames();
-                Behind::Tail(run.first.checked_add(index).unwrap(), run)
+                Stand::Tail(run.first.checked_add(index).unwrap(), run)
             }
         }
     }
@@ -167,6 +201,42 @@ unsafe impl VmemmapSpace for Soft<'_> {
         self.tail_order
     }
 
+    fn leaf_order(&self) -> Option<Order> {
+        self.leaf_order
+    }
+
+    unsafe fn map_leaf(&self, page: u64, first: Pfn, node: NodeId) -> Result<(), MapError> {
+        let order = self.leaf_order.ok_or(MapError::Unsupported)?;
+        assert!(page.is_multiple_of(order.frames()) && first.is_aligned(order), "{page:#x}, {first:?}");
+        // SAFETY: passed on to the caller.
+        unsafe { self.map(page..page + order.frames(), Backing::Own { first }, node) }?;
+        self.lock().leaves.insert(page);
+        Ok(())
+    }
+
+    unsafe fn split(&self, page: u64, _: NodeId) -> Result<bool, MapError> {
+        let Some(order) = self.leaf_order else { return Ok(false) };
+        let mut state = self.lock();
+        let start = page / order.frames() * order.frames();
+        if start == page || !state.leaves.contains(&start) {
+            return Ok(false);
+        }
+        if strikes(&mut state.fail_split) {
+            return Err(MapError::TryAgain);
+        }
+        state.leaves.remove(&start);
+        state.splits += 1;
+        Ok(true)
+    }
+
+    fn behind(&self, page: u64) -> Behind {
+        match self.lock().pages.get(&page) {
+            None => Behind::Nothing,
+            Some(&Stand::Own(frame)) => Behind::Own(frame),
+            Some(&Stand::Tail(frame, _)) => Behind::Tails(frame),
+        }
+    }
+
     unsafe fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
         let byte = pfn.get() * DESCRIPTOR_BYTES;
         let state = self.lock();
@@ -192,7 +262,7 @@ unsafe impl VmemmapSpace for Soft<'_> {
             let behind = self.behind(backing, pages.start, page);
             let frame = behind.frame();
             assert!(!state.stale.contains(&frame), "{frame:?} is mapped again before its flush");
-            if let Behind::Tail(..) = behind {
+            if let Stand::Tail(..) = behind {
                 let words = self.words(frame);
                 let (first, rest) = words.split_at(8);
                 assert!(rest.chunks(8).all(|other| other == first), "{frame:?} holds no identical tails");
@@ -214,11 +284,19 @@ unsafe impl VmemmapSpace for Soft<'_> {
         if strikes(&mut state.fail_unmap) {
             return Err(MapError::TryAgain);
         }
+        if let Some(order) = self.leaf_order {
+            let cut = |page: u64| {
+                let start = page / order.frames() * order.frames();
+                start != page && state.leaves.contains(&start)
+            };
+            assert!(!cut(pages.start) && !cut(pages.end), "{pages:?} cuts a huge leaf");
+            state.leaves.retain(|leaf| !pages.contains(leaf));
+        }
         let mut taken = Vec::new();
         for page in pages {
             let Some(behind) = state.pages.remove(&page) else { panic!("page {page:#x} is not mapped") };
             let frame = behind.frame();
-            if let Behind::Tail(..) = behind {
+            if let Stand::Tail(..) = behind {
                 let words = self.words(frame);
                 let known = state.tails.get_mut(&frame).unwrap();
                 assert_eq!(known.0, words, "the shared tail in {frame:?} was written");
@@ -243,7 +321,7 @@ unsafe impl VmemmapSpace for Soft<'_> {
 /// Pages that wait for a flush.
 pub struct SoftUnmapped<'s> {
     space: &'s Soft<'s>,
-    taken: Vec<(u64, Behind)>,
+    taken: Vec<(u64, Stand)>,
 }
 
 impl Unmapped for SoftUnmapped<'_> {
@@ -258,8 +336,8 @@ impl Unmapped for SoftUnmapped<'_> {
         // The lock is not held any more: the callback gives frames back.
         for &(_, behind) in &self.taken {
             match behind {
-                Behind::Own(first) => release(1, Backing::Own { first }),
-                Behind::Tail(_, run) => release(1, Backing::Tails(run)),
+                Stand::Own(first) => release(1, Backing::Own { first }),
+                Stand::Tail(_, run) => release(1, Backing::Tails(run)),
             }
         }
     }

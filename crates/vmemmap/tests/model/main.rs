@@ -11,16 +11,16 @@ mod oracle;
 
 use std::collections::BTreeMap;
 
-use common::{Fixture, InSoftware, TestEnv, expected, frames, map, order, pfn, small};
+use common::{Device, Fixture, InSoftware, Soft, TestEnv, expected, frames, map, order, pfn, small};
 use mmkit_addr::{Geometry, PfnRange};
 use mmkit_frame::test_util::TestFrames;
-use mmkit_page::{ClaimError, Folio, Free, GetError, MemMap, State};
+use mmkit_page::{ClaimError, Folio, Free, GetError, MemMap, State, Template};
 use mmkit_sync::Readers;
-use mmkit_vmemmap::{MapError, SpaceUsage, Usage, VmemmapError, VmemmapSpace};
+use mmkit_vmemmap::{Altmap, MapError, Populate, SpaceUsage, Usage, VmemmapError, VmemmapSpace};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use oracle::{Kind, Machine, Model, PLACES, of};
+use oracle::{How, Kind, Machine, Memory, Model, PLACES, Pool, of};
 
 type Vmemmap<'a, F> = common::Map<'a, F, Readers>;
 
@@ -29,6 +29,8 @@ type Vmemmap<'a, F> = common::Map<'a, F, Readers>;
 enum Op {
     /// Subsections from, how many; which order, which place; whether to round to what the order wants.
     Populate(u32, u32, usize, usize, bool),
+    /// The same, another way.
+    Otherwise(How, u32, u32, usize, usize),
     Remove(u32, u32),
     /// The range that was populated so many steps ago.
     RemoveAgain(usize),
@@ -39,13 +41,22 @@ enum Op {
     Get(u32),
     /// Lets a block rest.
     Release(usize),
+    /// Sections from, how many.
+    Offline(u32, u32),
+    Online(u32, u32),
 }
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         6 => (any::<u32>(), any::<u32>(), any::<usize>(), any::<usize>(), prop::bool::weighted(0.9))
             .prop_map(|(a, b, c, d, e)| Op::Populate(a, b, c, d, e)),
+        3 => (0..3, any::<u32>(), any::<u32>(), any::<usize>(), any::<usize>())
+            .prop_map(|(how, a, b, c, d)| {
+                Op::Otherwise([How::Hidden, How::Boot, How::Device][how as usize], a, b, c, d)
+            }),
         2 => (any::<u32>(), any::<u32>()).prop_map(|(a, b)| Op::Remove(a, b)),
+        1 => (any::<u32>(), any::<u32>()).prop_map(|(a, b)| Op::Offline(a, b)),
+        1 => (any::<u32>(), any::<u32>()).prop_map(|(a, b)| Op::Online(a, b)),
         3 => any::<usize>().prop_map(Op::RemoveAgain),
         2 => any::<u32>().prop_map(Op::Claim),
         2 => any::<u32>().prop_map(Op::Hold),
@@ -66,6 +77,7 @@ struct Run<'r, 'a, F: Fixture> {
     frames: &'r TestFrames,
     new: SpaceUsage,
     model: Model,
+    pool: Altmap,
     holds: BTreeMap<u64, Hold<'r, Vmemmap<'a, F>>>,
     populated: Vec<PfnRange>,
 }
@@ -73,7 +85,16 @@ struct Run<'r, 'a, F: Fixture> {
 impl<'r, 'a, F: Fixture> Run<'r, 'a, F> {
     fn step(&mut self, op: Op) {
         match op {
-            Op::Populate(start, count, which, at, round) => self.populate(start, count, which, at, round),
+            Op::Populate(start, count, which, at, round) => {
+                self.populate(start, count, which, at, round, How::Online);
+            }
+            Op::Otherwise(how, start, count, which, at) => {
+                // Boot memory has parts of sections, as a rule.
+                let round = how != How::Boot || at.is_multiple_of(3);
+                self.populate(start, count, which, at, round, how);
+            }
+            Op::Offline(start, count) => self.set_online(start, count, false),
+            Op::Online(start, count) => self.set_online(start, count, true),
             Op::Remove(start, count) => self.remove(self.part(start, count)),
             Op::RemoveAgain(which) => {
                 if !self.populated.is_empty() {
@@ -134,13 +155,38 @@ impl<'r, 'a, F: Fixture> Run<'r, 'a, F> {
         common::range(frames.start + start * unit, count * unit)
     }
 
-    fn populate(&mut self, start: u32, count: u32, which: usize, at: usize, round: bool) {
+    fn set_online(&mut self, start: u32, count: u32, online: bool) {
+        let range = self.range(start, count, self.model.section(), 3);
+        let result = if online { self.map.online(range) } else { self.map.offline(range) };
+        match self.model.refuses_online(range, online) {
+            Some(error) => assert_eq!(result, Err(error), "{range:?}, {online}"),
+            None => {
+                assert_eq!(result, Ok(()), "{range:?}, {online}");
+                self.model.set_online(range, online);
+                self.check(range, 1);
+            }
+        }
+    }
+
+    fn populate(&mut self, start: u32, count: u32, which: usize, at: usize, round: bool, how: How) {
         let orders = &self.model.machine.orders;
-        let new = Kind { order: orders[which % orders.len()], place: PLACES[at % PLACES.len()] };
-        let unit = if round { self.model.unit(new.order) } else { self.model.size() };
+        let (of_order, place) = (orders[which % orders.len()], PLACES[at % PLACES.len()]);
+        let unit = match how {
+            How::Device => self.model.unit(of_order).max(self.model.geometry().base_bytes() / 64),
+            _ if round => self.model.unit(of_order),
+            _ => self.model.size(),
+        };
         let range = self.range(start, count, unit, 4);
-        let result = self.map.populate(range, order(new.order), of(new.place));
-        match self.model.refuses_populate(range, new) {
+        let new = Kind { order: of_order, place, memory: self.model.memory(range, of_order, how).0 };
+        let request = Populate::new(range).compounds(order(of_order)).at(of(place));
+        let result = self.map.populate_with(match how {
+            How::Online => request,
+            How::Hidden => request.offline().huge_leaves(),
+            How::Boot if start.is_multiple_of(2) => request.early().huge_leaves(),
+            How::Boot => request.early(),
+            How::Device => request.altmap(&mut self.pool),
+        });
+        match self.model.refuses_populate(range, new, how) {
             Ok(Some(error)) => assert_eq!(result, Err(error)),
             Err(()) => assert!(
                 matches!(result, Err(VmemmapError::Present { .. } | VmemmapError::OtherTails { .. })),
@@ -148,9 +194,7 @@ impl<'r, 'a, F: Fixture> Run<'r, 'a, F> {
             ),
             Ok(None) => {
                 assert_eq!(result, Ok(()), "{range:?}, {new:?}");
-                for at in self.model.subsections_of(range) {
-                    self.model.subsections.insert(at, new);
-                }
+                self.model.populated(range, new, how);
                 self.populated.push(range);
                 self.check(range, 1);
             }
@@ -158,16 +202,17 @@ impl<'r, 'a, F: Fixture> Run<'r, 'a, F> {
     }
 
     fn remove(&mut self, range: PfnRange) {
-        let result = self.map.remove(range);
+        let result = match self.model.is_hosted(range.start().get()) {
+            true => self.map.remove_altmap(range, &mut self.pool),
+            false => self.map.remove(range),
+        };
         match self.model.refuses_remove(range) {
             Some(error) => assert_eq!(result, Err(error), "{range:?}"),
             // Half of what a shared table maps cannot be taken out of it.
             None if F::TABLES && matches!(result, Err(VmemmapError::Map(MapError::Missing { .. }))) => {}
             None => {
                 assert_eq!(result, Ok(()), "{range:?}");
-                for at in self.model.subsections_of(range) {
-                    self.model.subsections.remove(&at);
-                }
+                self.model.removed(range);
                 self.check(range, 1);
             }
         }
@@ -179,7 +224,10 @@ impl<'r, 'a, F: Fixture> Run<'r, 'a, F> {
             assert_eq!(result.err(), Some(ClaimError::Absent { pfn: pfn(frame) }));
             return None;
         };
-        if !frame.is_multiple_of(1 << kind.order) || self.model.taken.contains_key(&frame) {
+        if !frame.is_multiple_of(1 << kind.order)
+            || self.model.taken.contains_key(&frame)
+            || self.model.is_offline(frame)
+        {
             assert_eq!(result.err(), Some(ClaimError::Taken { pfn: pfn(frame) }));
             return None;
         }
@@ -220,6 +268,7 @@ impl<'r, 'a, F: Fixture> Run<'r, 'a, F> {
             let number = pfn.get();
             let page = reader.page(pfn);
             assert_eq!(page.is_some(), self.map.is_present(pfn));
+            assert_eq!(self.map.is_covered(pfn), self.model.is_covered(number), "{pfn:?}");
             let Some(kind) = self.model.kind(number) else {
                 assert!(page.is_none(), "{pfn:?} is there");
                 continue;
@@ -228,8 +277,17 @@ impl<'r, 'a, F: Fixture> Run<'r, 'a, F> {
             assert_eq!(page.head().get(), number >> kind.order << kind.order);
             assert_eq!(page.place(), of(kind.place));
             match self.model.taken.get(&number) {
+                None if self.model.is_offline(number) && number.is_multiple_of(1 << kind.order) => {
+                    assert_eq!(page.state(), State::Free { order: order(kind.order), parked: false });
+                }
                 None => {
-                    let words = expected(self.model.geometry(), number, order(kind.order), of(kind.place));
+                    let (order, place) = (order(kind.order), of(kind.place));
+                    let own_head =
+                        kind.order > 0 && !self.model.shared(kind) && number.is_multiple_of(order.frames());
+                    let words = match own_head {
+                        true => Template::head(order, place).words(),
+                        false => expected(self.model.geometry(), number, order, place),
+                    };
                     assert_eq!(page.words(), words, "{pfn:?}");
                 }
                 Some(0) => {
@@ -244,8 +302,9 @@ impl<'r, 'a, F: Fixture> Run<'r, 'a, F> {
         let frames = self.model.frames();
         let all = common::range(frames.start, frames.end - frames.start);
         self.check(all, self.model.machine.stride);
-        let Usage { own, tails, sections, .. } = common::balance(self.map, self.frames);
-        assert_eq!((own, tails, sections), self.model.usage());
+        let Usage { own, hosted, tails, sections, .. } = common::balance(self.map, self.frames);
+        assert_eq!((own, hosted, tails, sections), self.model.usage());
+        assert_eq!(self.pool.alloc(), self.model.pool.alloc);
     }
 
     /// Removes everything, in an order that `seed` chooses: nothing is left.
@@ -266,24 +325,23 @@ impl<'r, 'a, F: Fixture> Run<'r, 'a, F> {
                 break;
             }
         }
-        // What is left are pieces, and compounds that came in pieces: those with holes are filled first.
+        // What is left are pieces, and compounds that came in pieces. What has a hole goes piece by piece.
         while let Some((&at, &kind)) = self.model.subsections.first_key_value() {
-            let (size, unit) = (1 << kind.order, self.model.unit(kind.order));
+            let size = 1 << kind.order;
+            let unit = match self.model.shared(kind) {
+                true => self.model.unit(kind.order),
+                // As much as there can be in a block, or of a pool in a page.
+                false if kind.memory == Memory::Hosted => {
+                    size.max(self.model.size()).max(self.model.geometry().base_bytes() / 64)
+                }
+                false => size.max(self.model.size()),
+            };
             let start = at * self.model.size() / unit * unit;
             let head = start / size * size;
-            let mut range = common::range(start, unit);
-            if size > unit && self.model.kind(head).is_some() {
-                range = common::range(head, size);
-                for piece in (head..head + size).step_by(unit as usize) {
-                    if self.model.kind(piece).is_none() {
-                        let piece = common::range(piece, unit);
-                        self.map.populate(piece, order(kind.order), of(kind.place)).unwrap();
-                        for at in self.model.subsections_of(piece) {
-                            self.model.subsections.insert(at, kind);
-                        }
-                    }
-                }
-            }
+            let pieces = |start: u64, size: u64| (start..start + size).step_by(self.model.size() as usize);
+            let complete = pieces(head, size.max(unit)).all(|frame| self.model.kind(frame).is_some());
+            let range =
+                if size > unit && complete { common::range(head, size) } else { common::range(start, unit) };
             let before = self.model.subsections.len();
             self.remove(range);
             assert!(self.model.subsections.len() < before, "{range:?}, {kind:?} stays");
@@ -293,18 +351,43 @@ impl<'r, 'a, F: Fixture> Run<'r, 'a, F> {
     }
 }
 
+/// Pages in a map of the standard library, behind leaves of 8 pages.
+struct InLeaves;
+
+impl Fixture for InLeaves {
+    type Space<'a> = Soft<'a>;
+    const TABLES: bool = false;
+
+    fn space(frames: &TestFrames, geometry: Geometry) -> Soft<'_> {
+        Soft::with_leaf_order(frames, geometry.base_shift(), order(3))
+    }
+}
+
 fn run<F: Fixture>(machine: &Machine, program: &[Op], seed: u64) {
     let frames = frames(&machine.geometry);
     let env = TestEnv::new(&frames);
     let map = map::<F, Readers>(machine.geometry, &frames, &env);
-    let model = Model { machine: machine.clone(), subsections: BTreeMap::new(), taken: BTreeMap::new() };
+    let device = Device::new(&frames);
+    // Room for what a few steps take.
+    let per_page = machine.geometry.descriptors_per_page();
+    let free = 5 * machine.geometry.frames_per_section().max(per_page) / per_page;
+    let pool = device.altmap(0, free);
+    let model = Model::new(machine.clone(), Pool { first: device.start(), free, ..Pool::default() });
     let new = map.space().usage();
-    let mut run =
-        Run::<F> { map: &map, frames: &frames, new, model, holds: BTreeMap::new(), populated: Vec::new() };
+    let mut run = Run::<F> {
+        map: &map,
+        frames: &frames,
+        new,
+        model,
+        pool,
+        holds: BTreeMap::new(),
+        populated: Vec::new(),
+    };
     for &op in program {
         run.step(op);
         run.check_all();
     }
+    assert_eq!(map.verify(), Ok(()));
     run.finish(seed);
     assert_eq!(
         env.log.take().iter().filter(|event| matches!(event, mmkit_sync::Event::Leaked { .. })).count(),
@@ -312,6 +395,7 @@ fn run<F: Fixture>(machine: &Machine, program: &[Op], seed: u64) {
     );
     drop(map);
     drop(env);
+    drop(device);
     frames.assert_no_leaks();
 }
 
@@ -394,4 +478,15 @@ machines! {
     sections_of_x86_64(x86_64(), 6, 12);
     sections_of_arm64_16k(arm64_16k(), 8, 16);
     sections_of_arm64_64k(arm64_64k(), 8, 16);
+}
+
+/// Leaves that a removal has to split.
+mod in_leaves {
+    use super::*;
+
+    machines! {
+        InLeaves:
+        small_sections_of_4k_pages(small_4k(), 32, 24);
+        sections_of_x86_64(x86_64(), 4, 12);
+    }
 }
