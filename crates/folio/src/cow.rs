@@ -95,7 +95,7 @@ where
     };
     Ok(match decided {
         Ok(()) => {
-            exclusive::set(folio, Batch { mappings: 1, first: index, flagged: 1 });
+            exclusive::set(folio, Batch { mappings: 1, first: index, count: 1 });
             Cow::Reused
         }
         Err(why) => Cow::Copy(why),

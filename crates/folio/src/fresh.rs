@@ -10,7 +10,7 @@ use mmkit_sync::atomic::Ordering;
 use crate::pages::Pages;
 use crate::shape::{Batch, Counts};
 use crate::words::{ENTIRE, PAGES_MAPPED, TOTAL};
-use crate::{Account, ENTIRELY_MAPPED, Kind, MapError, Mapcounts, Mapping, MmId, Tracker};
+use crate::{Account, ENTIRELY_MAPPED, Kind, MapError, Mapcounts, Mapping, MmId, Tracker, exclusive};
 
 /// Maps a new anonymous folio: `mapping` of `mm` are its first mappings, and theirs its only references. The pages that
 /// are mapped are exclusive. Linux: `folio_add_new_anon_rmap`.
@@ -35,16 +35,10 @@ where
         Ok(batch) => batch,
         Err(error) => return Err(NotMapped { frozen, error }),
     };
-    // The head alone where the other descriptors are shared.
-    let range = if frozen.has_shared_tails() { 0..1 } else { batch.pages() };
     // A block that comes from its last holder, and not from its allocator, may have flags of its former life.
     frozen.remove_at(0..1, PageFlags::PARTIALLY_MAPPED);
-    if !frozen.has_shared_tails() && !mapping.is_entire() {
-        frozen.remove_at(0..range.start, PageFlags::ANON_EXCLUSIVE);
-        frozen.remove_at(range.end..order.frames(), PageFlags::ANON_EXCLUSIVE);
-    }
     frozen.insert_at(0..1, PageFlags::ANON);
-    frozen.insert_at(range, PageFlags::ANON_EXCLUSIVE);
+    exclusive::start(&mut frozen, batch);
     let pages = order.frames() as i64;
     let per_page = <M::Counts as Mapcounts>::PER_PAGE;
     let account = Account {

@@ -16,15 +16,27 @@ pub(crate) struct Batch {
     pub(crate) mappings: u32,
     /// First page.
     pub(crate) first: u64,
-    /// Pages, for their flags: the first alone stands for an entry that maps all.
-    pub(crate) flagged: u64,
+    /// Pages.
+    pub(crate) count: u64,
 }
 
 impl Batch {
     /// The pages.
     #[inline]
     pub(crate) fn pages(self) -> Range<u64> {
-        self.first..self.first + self.flagged
+        self.first..self.first + self.count
+    }
+
+    /// Whether it has all of so many pages.
+    #[inline]
+    pub(crate) fn covers(self, pages: u64) -> bool {
+        self.count == pages
+    }
+
+    /// Those of so many pages that are not in it: ahead of it, and behind.
+    #[inline]
+    pub(crate) fn others(self, pages: u64) -> (Range<u64>, Range<u64>) {
+        (0..self.first, self.first + self.count..pages)
     }
 
     /// # Errors
@@ -48,12 +60,12 @@ impl Batch {
                     return Err(MapError::PastEnd { first, count, pages });
                 }
                 match u32::try_from(count) {
-                    Ok(mappings) if mappings <= MAX => Ok(Self { mappings, first, flagged: count }),
+                    Ok(mappings) if mappings <= MAX => Ok(Self { mappings, first, count }),
                     _ => Err(MapError::Overflow { mappings: 0, adding: count }),
                 }
             }
             Mapping::Pmd | Mapping::Pud if order == Order::ZERO => Err(MapError::SinglePage),
-            Mapping::Pmd | Mapping::Pud => Ok(Self { mappings: 1, first: 0, flagged: 1 }),
+            Mapping::Pmd | Mapping::Pud => Ok(Self { mappings: 1, first: 0, count: pages }),
         }
     }
 }

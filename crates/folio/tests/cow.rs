@@ -74,7 +74,7 @@ fn a_third_that_survives_two_copies_with_two_slots_and_reuses_with_power_sums() 
 fn one_reference_more_blocks_reuse_of_all_pages_until_it_is_dropped() {
     with_owner::<NoPageMapcount<TwoSlots>>(|_, folio| {
         play(&folio, "B+16 B-16");
-        folio.remove(PageFlags::ANON_EXCLUSIVE);
+        folio.try_share(ptes(0, 16)).unwrap();
         let other = folio.try_clone().unwrap();
         let why = Why::References { mappings: 16, held: 1, references: 18 };
         assert_eq!(folio.write_fault(0, 1), Ok(Cow::Copy(why)));
@@ -269,7 +269,7 @@ fn nobody_writes_to_what_nobody_maps() {
     for order in [0, 4] {
         with_frozen::<NoPageMapcount<PowerSums>>(order, |_, frozen| {
             let folio = frozen.into_folio();
-            folio.insert(PageFlags::ANON | PageFlags::ANON_EXCLUSIVE);
+            folio.insert(PageFlags::ANON | PageFlags::ANON_EXCLUSIVE_WHOLE);
             for held in [0, 1] {
                 assert_eq!(folio.write_fault(0, held), Err(MapError::PageNotMapped { index: 0 }));
             }

@@ -194,7 +194,7 @@ trait Counted: Mapcounts + Sized {
         for &child in forked {
             let _ = world.folio().fork(mm(child), BOTH).unwrap();
         }
-        assert!(world.folio().remove_at(0..2, PageFlags::ANON_EXCLUSIVE));
+        world.folio().remove(PageFlags::ANON_EXCLUSIVE_WHOLE);
         world
     }
 

@@ -143,9 +143,14 @@ impl<M: MemMap> fmt::Debug for Descriptors<'_, '_, M> {
 }
 
 impl<M: MemMap> Block<'_, M> {
-    /// The block's own descriptors, if those of `indices` are.
-    pub(crate) fn own_of(&self, indices: Range<u64>) -> Option<impl Iterator<Item = &Page>> {
-        (indices.is_empty() || indices.end <= own(self.tag())).then(|| self.each(indices))
+    /// The block's own descriptors, if those of `indices` are: of these, those that `which` picks.
+    #[inline]
+    pub(crate) fn own_of(
+        &self,
+        indices: Range<u64>,
+        which: impl FnOnce(&Self, Range<u64>) -> Range<u64>,
+    ) -> Option<impl Iterator<Item = &Page>> {
+        (indices.is_empty() || indices.end <= own(self.tag())).then(|| self.each(which(self, indices)))
     }
 
     /// Makes the words of the first tails what they are in a new folio.

@@ -37,7 +37,7 @@ bitflags! {
         const RESERVED = 1 << 11;
         /// Anonymous memory.
         const ANON = 1 << 12;
-        /// Anonymous and exclusive to one address space; for the whole folio where descriptors are shared.
+        /// Anonymous and exclusive to one address space: of each page by itself, in its own descriptor.
         const ANON_EXCLUSIVE = 1 << 13;
         /// Some, not all, of the folio's pages are mapped.
         const PARTIALLY_MAPPED = 1 << 14;
@@ -51,6 +51,10 @@ bitflags! {
         const MOVABLE = 1 << 17;
         /// Memory of a device, not of the machine.
         const DEVICE = 1 << 18;
+        /// All pages are [`ANON_EXCLUSIVE`](Self::ANON_EXCLUSIVE), whatever their own descriptors say. Of a head.
+        const ANON_EXCLUSIVE_WHOLE = 1 << 21;
+        /// Held while that mark is turned into flags of pages. Of a head.
+        const ANON_EXCLUSIVE_WRITING = 1 << 22;
     }
 }
 

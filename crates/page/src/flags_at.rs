@@ -25,6 +25,16 @@ impl<M: MemMap> Block<'_, M> {
         (TAILS_FLAGGED | poison) & !self.page().flags.load(Ordering::Relaxed)
     }
 
+    /// `indices` without those whose descriptors have no flags for certain: where no tail was ever given one, all but the
+    /// head's. For those who look for flags that are set; whoever set one happens before them.
+    #[inline]
+    fn flagged(&self, indices: Range<u64>) -> Range<u64> {
+        if indices.end > 1 && self.page().flags.load(Ordering::Relaxed) & TAILS_FLAGGED == 0 {
+            return indices.start..indices.start.max(1);
+        }
+        indices
+    }
+
     /// Takes all flags from the tails, if any has one. For the block's owner, when it has none itself.
     pub(crate) fn clear_tail_flags(&self) {
         let head = self.page();
@@ -50,7 +60,7 @@ impl<M: MemMap> Folio<'_, M> {
     /// with the first flag of a tail. The map is asked for each [run](MemMap::run).
     pub fn insert_at(&self, indices: Range<u64>, flags: PageFlags) -> bool {
         let bits = known(flags);
-        let Some(pages) = self.block().own_of(indices.clone()) else { return false };
+        let Some(pages) = self.block().own_of(indices.clone(), |_, all| all) else { return false };
         let note = self.block().note(&indices, bits);
         if note != 0 {
             let head = self.block().page();
@@ -69,11 +79,12 @@ impl<M: MemMap> Folio<'_, M> {
     /// Clears `flags` of each frame of `indices`; whether the folio has all of their descriptors for its own, without
     /// which nothing is cleared.
     ///
-    /// Cost: one load for each frame, and one `fetch_and`, Relaxed, for each that had one of them.
+    /// Cost: one load for each frame, and one `fetch_and`, Relaxed, for each that had one of them. Where no tail was ever
+    /// given a flag, one load for the head tells.
     #[inline]
     pub fn remove_at(&self, indices: Range<u64>, flags: PageFlags) -> bool {
         let bits = known(flags);
-        let Some(pages) = self.block().own_of(indices) else { return false };
+        let Some(pages) = self.block().own_of(indices, Block::flagged) else { return false };
         for page in pages {
             if page.flags.load(Ordering::Relaxed) & bits != 0 {
                 page.written();
@@ -86,13 +97,15 @@ impl<M: MemMap> Folio<'_, M> {
     /// The first frame of `indices` that has one of `flags`; `None` too unless the folio has all of their descriptors for
     /// its own.
     ///
-    /// Cost: one load for each frame up to there.
+    /// Cost: one load for each frame up to there; one for the head where no tail was ever given a flag.
     #[inline]
     #[must_use]
     pub fn find_at(&self, indices: Range<u64>, flags: PageFlags) -> Option<u64> {
         let (bits, first) = (known(flags), indices.start);
-        let at =
-            self.block().own_of(indices)?.position(|page| page.flags.load(Ordering::Relaxed) & bits != 0)?;
+        let at = self
+            .block()
+            .own_of(indices, Block::flagged)?
+            .position(|page| page.flags.load(Ordering::Relaxed) & bits != 0)?;
         Some(first + at as u64)
     }
 
@@ -115,7 +128,7 @@ impl<M: MemMap> Frozen<'_, M> {
     /// Cost: one store for each frame and one for the head, no atomic read-modify-write.
     pub fn insert_at(&mut self, indices: Range<u64>, flags: PageFlags) -> bool {
         let bits = known(flags);
-        let Some(pages) = self.block.own_of(indices.clone()) else { return false };
+        let Some(pages) = self.block.own_of(indices.clone(), |_, all| all) else { return false };
         let head = self.block.page();
         head.written();
         let noted = head.flags.load(Ordering::Relaxed) | self.block.note(&indices, bits);
@@ -133,7 +146,7 @@ impl<M: MemMap> Frozen<'_, M> {
     /// Cost: one load for each frame, and one store for each that had one of the flags; no atomic read-modify-write.
     pub fn remove_at(&mut self, indices: Range<u64>, flags: PageFlags) -> bool {
         let bits = known(flags);
-        let Some(pages) = self.block.own_of(indices) else { return false };
+        let Some(pages) = self.block.own_of(indices, Block::flagged) else { return false };
         for page in pages {
             let word = page.flags.load(Ordering::Relaxed);
             if word & bits != 0 {
