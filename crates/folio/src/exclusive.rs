@@ -132,9 +132,9 @@ fn write_out<M: MemMap>(folio: &Folio<'_, M>, batch: Batch) {
         return await_writer(folio);
     }
     if before.contains(WHOLE) {
-        mutant!("exclusive-mark-first", (), {
+        if mutant!("exclusive-mark-first", false, true) {
             folio.remove(WHOLE);
-        });
+        }
         let (ahead, behind) = batch.others(folio.order().frames());
         // A folio without descriptors of its own for them has no batch that is not the whole.
         let _all = folio.insert_at(ahead, PAGE) && folio.insert_at(behind, PAGE);

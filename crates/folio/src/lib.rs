@@ -45,8 +45,9 @@
 //! # Copy on write
 //!
 //! After a fork, parent and child map the same pages read-only. Who writes first faults, and gets a copy, unless it is
-//! alone by then: [`Rmap::write_fault`] decides. A page that is known to be its writer's is *exclusive*, a flag
-//! that only a fork takes away, and the way to swap ([`Rmap::try_share`]). Where the folio's descriptors are shared, one flag stands for all of its pages.
+//! alone by then: [`Rmap::write_fault`] decides. A page that is known to be its writer's is *exclusive*, until
+//! a fork, or the way to swap ([`Rmap::try_share`]), ends that. One mark stands for all pages of a folio for as long as all
+//! are exclusive, and where the folio's descriptors are shared there is nothing but the mark.
 //!
 //! # Example
 //!

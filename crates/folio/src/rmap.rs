@@ -67,8 +67,8 @@ pub trait Rmap<'m, M: MemMap<Counts: Mapcounts>>: Sealed {
     /// [`MapError::PinnedExclusive`] if the folio has pins and a page of the batch is exclusive: the child gets a copy
     /// of the page. Otherwise as for [`add_mappings`](Self::add_mappings).
     ///
-    /// Cost: as for [`add_mappings`](Self::add_mappings); of an anonymous folio, one load for each page and one atomic for
-    /// each that was exclusive.
+    /// Cost: as for [`add_mappings`](Self::add_mappings), and of an anonymous folio that of making pages [exclusive no
+    /// longer](Self::try_share).
     fn fork(&self, child: MmId, mapping: Mapping) -> Result<Account, MapError>;
 
     /// Replaces, in the books of `mm`, the one entry that maps the whole folio by one for each page. Linux: the rmap
@@ -110,8 +110,11 @@ pub trait Rmap<'m, M: MemMap<Counts: Mapcounts>>: Sealed {
     /// Whether page `index` is exclusive: its address space may write it, and others cannot come to see it but by
     /// [`fork`](Self::fork). Of a folio with shared descriptors, whether all pages are.
     ///
-    /// An entry that maps the whole folio has the flag of page 0: ask for that one. What the flags of the others say means
-    /// nothing while the folio is mapped so; [`remap`](Self::remap) gives them page 0's.
+    /// An entry that maps the whole folio is exclusive as a whole or not at all: ask for page 0. Whether other pages are
+    /// means nothing while the folio is mapped so; [`remap`](Self::remap) makes them what page 0 is.
+    ///
+    /// Cost: one load; another where the folio is not exclusive as a whole. Acquire: pairs with the release of whoever makes a
+    /// part of the folio exclusive no longer, so that a page that stays exclusive is found so all the time.
     fn is_exclusive(&self, index: u64) -> bool;
 
     /// Makes the pages of `mapping` exclusive: the caller knows that one address space alone has them, for instance
@@ -140,7 +143,9 @@ pub trait Rmap<'m, M: MemMap<Counts: Mapcounts>>: Sealed {
     /// [`MapError::PinnedExclusive`] if the folio has pins and a page of the batch is exclusive; [`MapError::NotAnon`]; a
     /// batch that does not fit the folio. Nothing is changed.
     ///
-    /// Cost: one fence; one load for each page, and one atomic for each that was exclusive.
+    /// Cost: one fence, and one atomic if the folio is exclusive as a whole and ceases to be. If a part of it ceases to be,
+    /// three, once, and one for each page that remains exclusive; from then on, one load for each page of the batch, and one
+    /// atomic for each that was exclusive.
     fn try_share(&self, mapping: Mapping) -> Result<(), MapError>;
 
     /// What to do when an address space writes to page `index`, which it maps read-only by a PTE: see [`Cow`]. The
