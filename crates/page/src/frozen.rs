@@ -3,7 +3,7 @@
 
 use core::fmt;
 
-use mmkit_addr::Order;
+use mmkit_addr::{Order, Pfn};
 use mmkit_sync::atomic::Ordering;
 
 use crate::block::{Block, tell};
@@ -113,17 +113,12 @@ impl<'m, M: MemMap> Frozen<'m, M> {
     /// Cost: four descriptors written, whatever the order; one load for each frame where one of them was ever reported by
     /// the hardware.
     pub fn into_free(self) -> Result<Free<'m, M>, Refused<Self>> {
+        if let Some(pfn) = self.poisoned() {
+            return Err(Refused::new(self, Reason::Poisoned { pfn }));
+        }
         let tag = self.block.tag();
         let page = self.block.page();
         let word = page.flags.load(Ordering::Relaxed);
-        if word & (PageFlags::HWPOISON.bits() | TAILS_POISONED) != 0 {
-            let flagged = 0..if tag.is_compound() { own(tag) } else { tag.order().frames() };
-            let poison = |page: &Page| page.flags.load(Ordering::Relaxed) & PageFlags::HWPOISON.bits() != 0;
-            let first = self.block.each(flagged).position(poison);
-            if let Some(pfn) = first.and_then(|index| self.block.pfn.checked_add(index as u64)) {
-                return Err(Refused::new(self, Reason::Poisoned { pfn }));
-            }
-        }
         page.clear_words();
         self.block.clear_own_tails();
         // Tails that are always a head's own were written just now: a look at their flags as well costs nothing.
@@ -135,6 +130,22 @@ impl<'m, M: MemMap> Frozen<'m, M> {
         page.flags.store(self.block.place().bits() | kept, Ordering::Relaxed);
         self.block.retag(tag.with_free(true));
         Ok(Free::new(self.block))
+    }
+
+    /// The first frame of the block that is [`HWPOISON`](PageFlags::HWPOISON) by its own descriptor.
+    ///
+    /// Cost: one load; one for each frame where one of them was ever reported by the hardware.
+    #[must_use]
+    pub fn poisoned(&self) -> Option<Pfn> {
+        let noted = self.block.page().flags.load(Ordering::Relaxed);
+        if noted & (PageFlags::HWPOISON.bits() | TAILS_POISONED) == 0 {
+            return None;
+        }
+        let tag = self.block.tag();
+        let flagged = 0..if tag.is_compound() { own(tag) } else { tag.order().frames() };
+        let poison = |page: &Page| page.flags.load(Ordering::Relaxed) & PageFlags::HWPOISON.bits() != 0;
+        let first = self.block.each(flagged).position(poison)?;
+        self.block.pfn.checked_add(first as u64)
     }
 
     /// Splits the block into its two halves, lower first: to part a frame that must not be free again from the others.

@@ -71,6 +71,27 @@ fn s38_a_full_compound_with_a_bad_frame_is_not_optimised() {
     assert_eq!(pool.pop().unwrap().into_folio().flags_at(7), Some(PageFlags::HWPOISON));
 }
 
+/// The record of a mark that was moved gives way where its slot is needed. The mark is in the tail alone then.
+#[test]
+fn a_mark_without_a_record_is_not_erased() {
+    let world = World::new(X86, 1 << 12);
+    let map = world.map();
+    let mut pool = world.pool(&map, 9, 0..4);
+    assert_eq!(map.optimise_batch(&mut pool).done, 4);
+    // Room for two.
+    assert_eq!(map.report_failure_of_frozen(&mut pool[0], pfn(300)), Ok(Failure::Recorded));
+    map.restore(&mut pool[0]).unwrap();
+    for nth in [1, 2] {
+        let recorded = map.report_failure_of_frozen(&mut pool[nth], pfn(512 * nth as u64));
+        assert_eq!(recorded, Ok(Failure::Recorded));
+    }
+    assert_eq!(pool[0].flags(), PageFlags::empty());
+    assert_eq!(map.optimise(&mut pool[0]), Err(HvoError::Poisoned { pfn: pfn(0) }));
+    let (back, error) = map.demote(pool.remove(0), order(7), |_| panic!("it has a bad frame")).unwrap_err();
+    assert_eq!(error, HvoError::Poisoned { pfn: pfn(0) });
+    assert_eq!(back.into_folio().flags_at(300), Some(PageFlags::HWPOISON));
+}
+
 /// A translation that is not flushed yet may be read-only still: marks are moved after the flush.
 #[test]
 fn marks_move_after_the_flush() {

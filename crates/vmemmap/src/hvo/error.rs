@@ -8,6 +8,8 @@ use mmkit_addr::{Order, Pfn};
 use crate::VmemmapError;
 
 /// Why a compound was not optimised, restored or split up. It is as it was before, but for [`Partial`](Self::Partial).
+///
+/// [`errno`](Self::errno) says what Linux would.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HvoError {
@@ -79,6 +81,24 @@ impl HvoError {
     pub const fn is_no_memory(&self) -> bool {
         matches!(self, Self::Map(VmemmapError::NoFrame(_)))
     }
+
+    /// The error number that Linux gives in such a case, or would, on most architectures.
+    #[must_use]
+    pub const fn errno(&self) -> i32 {
+        const EINVAL: i32 = 22;
+        const EOPNOTSUPP: i32 = 95;
+        const EHWPOISON: i32 = 133;
+        match self {
+            Self::Off | Self::Unsupported | Self::SelfHosted { .. } => EOPNOTSUPP,
+            Self::Poisoned { .. } | Self::Unreliable { .. } => EHWPOISON,
+            Self::OtherMap { .. }
+            | Self::NotCompound { .. }
+            | Self::TooSmall { .. }
+            | Self::Outside { .. }
+            | Self::BadOrder { .. } => EINVAL,
+            Self::Map(error) | Self::Partial { error, .. } => error.errno(),
+        }
+    }
 }
 
 impl fmt::Display for HvoError {
@@ -116,5 +136,20 @@ impl core::error::Error for HvoError {
 impl From<VmemmapError> for HvoError {
     fn from(error: VmemmapError) -> Self {
         Self::Map(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_of_the_memory_map_is_the_number() {
+        let pfn = Pfn::ZERO;
+        let error = VmemmapError::InsideReader;
+        assert_eq!(HvoError::Map(error).errno(), error.errno());
+        assert_eq!(HvoError::Partial { pfn, error }.errno(), error.errno());
+        let numbers = [HvoError::Off, HvoError::NotCompound { pfn }, HvoError::Unreliable { pfn }];
+        assert_eq!(numbers.map(|error| error.errno()), [95, 22, 133]);
     }
 }

@@ -129,8 +129,8 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
 
     /// Whether a compound has a bad frame, known or not. Under the lock.
     pub(super) fn is_poisoned<M: MemMap>(&self, frozen: &Frozen<'_, M>) -> bool {
-        let block = PfnRange::block(frozen.pfn(), frozen.order());
-        frozen.flags().contains(PageFlags::HWPOISON) || self.has_failure(block)
+        // A record may have given way to another since its mark was moved.
+        frozen.poisoned().is_some() || self.has_failure(PfnRange::block(frozen.pfn(), frozen.order()))
     }
 
     /// Whether a compound has a bad frame that nobody knows. Under the lock.
