@@ -276,7 +276,7 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
         }
     }
 
-    fn give_run(&self, first: Pfn, count: u64) {
+    pub(crate) fn give_run(&self, first: Pfn, count: u64) {
         for pfn in PfnRange::new(first, count).into_iter().flat_map(PfnRange::iter) {
             // SAFETY: frames of own pages are taken one by one, or as blocks that were split; they were not mapped, or
             // are not any more.

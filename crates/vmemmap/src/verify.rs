@@ -85,9 +85,6 @@ impl fmt::Display for Violation {
 
 impl core::error::Error for Violation {}
 
-/// Frames whose aliases are looked at in one pass.
-const WINDOW: u64 = 64 * 128;
-
 /// The walk so far.
 struct Walk<'w, 'm, S: VmemmapSpace, E: VmemmapEnv> {
     map: &'m Vmemmap<S, E>,
@@ -117,9 +114,23 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
     /// [`Violation`].
     ///
     /// Cost: a few loads for each descriptor; for each page of descriptors, one look at the space for every 8192 frame
-    /// numbers (32 MiB of 4K frames) among which descriptors lie, so it grows with the square of the memory where descriptors
-    /// are spread over it. All of it under the lock. No allocation; about 1 KiB of stack.
+    /// numbers (32 MiB of 4K frames) among which descriptors lie. So it grows with the square of the memory where descriptors
+    /// are spread over it: [`verify_with`](Self::verify_with) does not. All of it under the lock. No allocation; about 1 KiB
+    /// of stack.
     pub fn verify(&self) -> Result<(), Violation> {
+        self.verify_with(&mut [0; 128])
+    }
+
+    /// The same with memory from the caller, a bit for each frame: with a bit for each frame from the lowest to the highest in
+    /// which descriptors lie, one look at the space for each page of descriptors. (512 KiB where those of 1 TiB, of 4K frames,
+    /// lie side by side.) What is in `seen` does not matter; where it is empty, a word of the stack is used.
+    ///
+    /// # Errors
+    ///
+    /// As [`verify`](Self::verify).
+    pub fn verify_with(&self, seen: &mut [u64]) -> Result<(), Violation> {
+        let mut word = [0];
+        let seen = if seen.is_empty() { &mut word } else { seen };
         let _lock = self.locked();
         let reader = self.enter();
         let mut walk = Walk { map: self, reader: &reader, own: 0, hosted: 0, block: None };
@@ -131,7 +142,7 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
         });
         result?;
         let (own, hosted) = (walk.own, walk.hosted);
-        self.verify_aliases()?;
+        self.verify_aliases(seen)?;
         self.verify_users()?;
         let known = self.space.behind(0) != Behind::Unknown;
         let count = |counter: &core::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
@@ -158,17 +169,18 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
     }
 
     /// Makes sure that no frame stands behind two pages that may be written, a window of frame numbers at a time.
-    fn verify_aliases(&self) -> Result<(), Violation> {
+    fn verify_aliases(&self, seen: &mut [u64]) -> Result<(), Violation> {
+        let window = 64 * seen.len() as u64;
         let mut low = 0;
         loop {
-            let mut seen = [0u64; (WINDOW / 64) as usize];
+            seen.fill(0);
             let mut next = None::<u64>;
             let mut result = Ok(());
             self.sections.for_each(self.frames(), &mut |number, _| {
                 for page in self.pages_from(number) {
                     let Behind::Own(frame) = self.space.behind(page) else { continue };
                     let Some(offset) = frame.get().checked_sub(low) else { continue };
-                    if offset >= WINDOW {
+                    if offset >= window {
                         next = Some(next.map_or(frame.get(), |next| next.min(frame.get())));
                         continue;
                     }

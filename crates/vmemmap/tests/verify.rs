@@ -123,6 +123,12 @@ fn pages_that_are_wrong_are_named() {
         // frames only after it was written: so the walk sees the tails first).
         map.space().tamper(single + 5, Some(own(single + 4)));
         found(map, (single + 5) * 64, Invariant::OneWritableAlias);
+        // However far the two are from each other in the memory that is looked at in one pass.
+        for words in [0, 1, 3, 1 << 10] {
+            let mut seen = vec![u64::MAX; words];
+            let violation = map.verify_with(&mut seen).unwrap_err();
+            assert_eq!(violation.invariant, Invariant::OneWritableAlias, "{words} words");
+        }
         map.space().tamper(single + 5, Some(own(single + 5)));
         let (Stand::Own(frame) | Stand::Tail(frame, _)) = spare;
         // SAFETY: taken above, and not mapped any more.

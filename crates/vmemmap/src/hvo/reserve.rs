@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Frames set aside, so that one compound of a node and an order can always be restored.
 
-use mmkit_addr::{NodeId, Order, Pfn};
+use mmkit_addr::{NodeId, Order, Pfn, PfnRange};
 use mmkit_frame::{FrameAllocator, Request};
 use mmkit_page::Place;
 use mmkit_sync::{Counter, Events};
@@ -90,6 +90,57 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
         }
     }
 
+    /// Whether a reserve is not full, and the allocator cannot fill it: then the memory of a compound that was just restored
+    /// should not go by way of the allocator, where others may take all of it.
+    pub(super) fn is_short(&self, node: NodeId, order: Order) -> bool {
+        if !self.lacks_reserve() {
+            return false;
+        }
+        let _lock = self.locked();
+        self.refill_all();
+        ReserveSlot::find(self.env.reserves(), node, order).is_some_and(|slot| slot.have() < slot.wanted())
+    }
+
+    /// Puts a whole block into the reserve of a node and an order, for as many compounds as it is enough for: until
+    /// [`trim_reserves`](Self::trim_reserves). Whether it did; not where the address space does not reach the block.
+    ///
+    /// # Safety
+    ///
+    /// The block was handed out by the memory map's allocator at `order`, nobody uses it, and from now on it is the memory
+    /// map's.
+    pub(super) unsafe fn stock(&self, node: NodeId, pfn: Pfn, order: Order) -> bool {
+        let _lock = self.locked();
+        let slot = ReserveSlot::find(self.env.reserves(), node, order).filter(|slot| slot.wanted() > 0);
+        let Some(slot) = slot.filter(|_| self.check_reached(PfnRange::block(pfn, order)).is_ok()) else {
+            return false;
+        };
+        // SAFETY: handed out at this order, by the caller's promise. Its frames go back one by one.
+        unsafe { self.frames().allocator().split(pfn, order, Order::ZERO) };
+        self.env.events().count(Counter::FrameTaken, order.frames());
+        let mut frames = slot.frames();
+        frames.push_run(self.frames(), pfn, order.frames());
+        slot.set_frames(&frames, slot.have() + order.frames());
+        true
+    }
+
+    /// Gives back what reserves have more than they should.
+    pub(super) fn trim_reserves(&self) {
+        if !self.env.reserves().iter().any(|slot| slot.have() > slot.wanted()) {
+            return;
+        }
+        let _lock = self.locked();
+        for slot in self.env.reserves() {
+            let (mut frames, mut have) = (slot.frames(), slot.have());
+            while have > slot.wanted()
+                && let Some((first, count)) = frames.pop_run(self.frames(), have - slot.wanted())
+            {
+                self.give_run(first, count);
+                have -= count;
+            }
+            slot.set_frames(&frames, have);
+        }
+    }
+
     /// Takes what a reserve lacks, or as much as there is.
     fn fill(&self, slot: &ReserveSlot, node: NodeId) -> Result<(), VmemmapError> {
         let (mut frames, mut have) = (slot.frames(), slot.have());
@@ -140,7 +191,7 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
             let mut some = [Pfn::ZERO; BULK];
             let count = (wanted - have).min(BULK as u64);
             let some = &mut some[..count as usize];
-            result = self.take_some(some, key.place);
+            result = self.take_all(Request::new(Order::ZERO), key.place, some);
             if result.is_err() {
                 break;
             }
@@ -178,21 +229,5 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
             slot.set_frames(&reserve, left);
         }
         Ok(frames)
-    }
-
-    /// Takes single frames near `place`, all or none.
-    fn take_some(&self, out: &mut [Pfn], place: Place) -> Result<(), VmemmapError> {
-        let request = Request::new(Order::ZERO).on_node(place.node);
-        self.frames().allocator().allocate_bulk(request, out)?;
-        let reached =
-            |&pfn: &Pfn| self.frames().frame(pfn).is_some_and(|bytes| self.space.reaches(pfn, bytes));
-        let other = out.iter().copied().find(|pfn| !reached(pfn));
-        self.env.events().count(Counter::FrameTaken, out.len() as u64);
-        let Some(pfn) = other else { return Ok(()) };
-        for &pfn in out.iter() {
-            // SAFETY: taken just above at this order, and nobody else knows of it.
-            unsafe { self.give(pfn, Order::ZERO) };
-        }
-        Err(VmemmapError::OtherMemory { pfn })
     }
 }

@@ -202,6 +202,36 @@ fn a9_a_pool_with_a_reserve_comes_back_whole() {
     recount(&pool, &map, &world, &[(NODE_0, order(9))]);
 }
 
+/// A9, while somebody else takes every frame as soon as it is free.
+#[test]
+fn a9_a_pool_with_a_reserve_comes_back_whatever_others_take() {
+    const ROOM: u64 = (1 << 16) / 512 - 3;
+    let world = World::new(Geometry::X86_64, 1 << 16);
+    let map = world.map();
+    let class = [(NODE_0, order(9))];
+    let pool = HugePool::new(&map, class).unwrap();
+    map.set_reserve(NODE_0, order(9), true).unwrap();
+    let report = pool.resize(NODE_0, order(9), ROOM).unwrap().ok().unwrap();
+    assert_eq!((report.done, report.full), (ROOM, 0));
+    world.frames.fail_every(1);
+    let report = pool.resize(NODE_0, order(9), 0).unwrap();
+    assert_eq!((report.done, report.error, report.counts), (ROOM, None, PoolCounts::default()));
+    assert_eq!(map.usage().reserve, 7, "and nothing more");
+    world.frames.heal();
+    recount(&pool, &map, &world, &class);
+    // One page is enough for 73 others.
+    let request = Request::new(order(9)).strict();
+    let blocks = std::iter::from_fn(|| world.frames.allocate(request).ok());
+    let blocks: Vec<_> = blocks.take_while(|block| block.get() < world.size).collect();
+    assert!(blocks.len() as u64 >= ROOM - (7 * ROOM).div_ceil(512), "{} of {ROOM}", blocks.len());
+    let left = world.frames.outstanding_blocks().into_iter().filter(|block| block.order == order(9));
+    for block in left {
+        // SAFETY: taken above, at this order.
+        unsafe { world.frames.deallocate(block.pfn, order(9)) };
+    }
+    assert_eq!(map.verify(), Ok(()));
+}
+
 /// The same without a reserve: nothing comes back, and everything does once there are frames for one page.
 #[test]
 fn without_a_reserve_the_pages_stay_as_surplus_until_there_is_memory() {

@@ -72,7 +72,9 @@ impl<S: VmemmapSpace, E: VmemmapEnv> PoolMap for Vmemmap<S, E> {
 /// use, and pages cannot be [restored](Vmemmap::restore_batch) because there is no memory for their descriptors. The
 /// number of pages that there are too many is the *surplus*. It is only a number: as long as it is not 0, the next
 /// page that becomes free is given back to the allocator, and [`retry`](Self::retry) tries again with those that are free
-/// already. With a [reserve](Vmemmap::set_reserve) for the node and order a restore does not fail for want of memory.
+/// already. With a [reserve](Vmemmap::set_reserve) for the node and order a restore does not fail for want of memory, whatever
+/// others take at the same time: when the reserve was used and cannot be filled, the page that it was used for becomes the
+/// reserve for the next ones, and what is left of that is given back in the end.
 ///
 /// That a page cannot be *optimised* never stops anything: it keeps all its descriptors, and is as good as the others. So
 /// it is with all new pages while [optimising is off](Vmemmap::set_optimising).

@@ -121,6 +121,7 @@ impl<'m, M: PoolMap, const N: usize> HugePool<'m, M, N> {
                 state.classes[class].keep(frozen);
             }
         }
+        self.vmemmap.trim_reserves();
         report.counts = self.state.lock().classes[class].counts();
         report
     }
@@ -170,14 +171,19 @@ impl<'m, M: PoolMap, const N: usize> HugePool<'m, M, N> {
         }
     }
 
-    /// Gives a page without bad frames back to the allocator. It is restored.
+    /// Gives a page without bad frames back to the allocator. It is restored. Where the reserve is empty and the allocator
+    /// has nothing for it, the page itself becomes the reserve for the next ones, whatever others take meanwhile.
     pub(super) fn give_back(&self, frozen: Frozen<'_, M>) {
-        let (pfn, order) = (frozen.pfn(), frozen.order());
+        let (pfn, order, node) = (frozen.pfn(), frozen.order(), frozen.place().node);
         match frozen.unprep().and_then(Frozen::into_free) {
             Ok(free) => {
                 drop(free);
                 // SAFETY: the pages of a pool come from this allocator, at their order, and this one has left the pool. It
                 // was frozen: whoever uses its memory does so without a reference.
+                if self.vmemmap.is_short(node, order) && unsafe { self.vmemmap.stock(node, pfn, order) } {
+                    return;
+                }
+                // SAFETY: as above; it is in no reserve.
                 unsafe { self.allocator().deallocate(pfn, order) };
             }
             // What is not restored after all cannot be used as anything else, nor what has a bad frame after all.
