@@ -69,6 +69,7 @@
 //! |---|---|
 //! | [`Vmemmap`] | the memory map, to be used through [`MemMap`](mmkit_page::MemMap) |
 //! | [`Populate`], [`Altmap`] | what to add, and how |
+//! | [`Staged`], [`Executor`] | the same in steps: descriptors written outside the lock, by many, visible at last |
 //! | [`SectionState`] | what is the case with a section |
 //! | [`Violation`], [`Invariant`] | what [`Vmemmap::verify`] finds |
 //! | [`own_pages`], [`SpanTails`] | how many pages a span will own |
@@ -209,6 +210,7 @@ mod request;
 mod section;
 mod sections;
 mod space;
+mod stage;
 #[cfg(feature = "pgtable")]
 mod tables;
 mod tails;
@@ -225,6 +227,7 @@ pub use hvo::{
 pub use online::SectionState;
 pub use own::{SpanTails, own_pages};
 pub use request::Populate;
+pub use stage::{Executor, Progress, Serial, Staged};
 pub use space::{
     Backing, Behind, Exchange, MapError, Removed, SpaceUsage, TailRun, Taken, Unmapped, VmemmapSpace,
 };

@@ -265,6 +265,19 @@ unsafe impl<E: Entry, V: TableEnv> VmemmapSpace for TableSpace<E, V> {
         if leaf.prot.contains(Prot::WRITE) { Behind::Own(frame) } else { Behind::Tails(frame) }
     }
 
+    fn runs(&self, pages: Range<u64>, each: &mut dyn FnMut(u64, u64, Behind)) {
+        let Ok(range) = self.range(&pages) else { return };
+        // Whole pages of the space, whose addresses are canonical: the walk refuses nothing.
+        let _ = self.tables.read().leaves(range, |leaves| {
+            let first = leaves.va.get() >> self.shift();
+            let start = first.max(pages.start);
+            let end = (first + leaves.frames.frames()).min(pages.end);
+            let Some(frame) = leaves.frames.start().checked_add(start - first) else { return };
+            let own = leaves.prot.contains(Prot::WRITE);
+            each(start, end - start, if own { Behind::Own(frame) } else { Behind::Tails(frame) });
+        });
+    }
+
     fn translates(&self) -> bool {
         false
     }
