@@ -227,10 +227,10 @@ pub use hvo::{
 pub use online::SectionState;
 pub use own::{SpanTails, own_pages};
 pub use request::Populate;
-pub use stage::{Executor, Progress, Serial, Staged};
 pub use space::{
     Backing, Behind, Exchange, MapError, Removed, SpaceUsage, TailRun, Taken, Unmapped, VmemmapSpace,
 };
+pub use stage::{Executor, Progress, Serial, Staged};
 #[cfg(feature = "pgtable")]
 pub use tables::{TableSpace, TableUnmapped};
 pub use tails::TailSlot;

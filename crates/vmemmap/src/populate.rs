@@ -6,6 +6,7 @@ use core::sync::atomic::Ordering;
 use mmkit_addr::{Order, Pfn, PfnRange};
 use mmkit_frame::Request;
 use mmkit_page::{Place, Template};
+use mmkit_sync::{Counter, Events};
 
 use crate::build::Failed;
 use crate::content::Content;
@@ -278,6 +279,7 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
             // SAFETY: the page is mapped, and is not shared tails: those have one compound only, and an early section
             // that has any is refused. The descriptors of `part` are absent, so nobody else accesses them.
             unsafe { content.write(part, to.cast()) };
+            self.env.events().count(Counter::DescriptorWritten, part.frames());
         }
     }
 

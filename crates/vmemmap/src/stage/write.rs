@@ -18,6 +18,7 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
     /// The frames are reserved, and stay so during the call, in which nobody else writes them.
     pub(super) unsafe fn write_reserved(&self, content: &Content) -> u64 {
         let pages = self.pages_of(content.asked);
+        let finish = Finish;
         let mut written = 0;
         let mut write = |page: u64, memory: Option<NonNull<u8>>| {
             let Some(memory) = memory else { return };
@@ -42,8 +43,7 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
                 behind => write(first, self.memory_behind(first, behind)),
             });
         }
-        // Before anybody can look anything up, or is given what was written.
-        Template::finish_streams();
+        drop(finish);
         written
     }
 
@@ -82,5 +82,15 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
         // page's descriptors.
         unsafe { content.stream(part, at(part.start())) };
         part.frames()
+    }
+}
+
+/// Ends the streams of this thread, also where the address space panics: before anybody can look anything up, or is given
+/// what was written.
+struct Finish;
+
+impl Drop for Finish {
+    fn drop(&mut self) {
+        Template::finish_streams();
     }
 }
