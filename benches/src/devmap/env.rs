@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A machine with device memory: frames, a lock that knows how long it was held, and types of pageblocks.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::error::Error;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use mmkit_addr::{Geometry, NodeId, Order, Pfn, PfnRange};
 use mmkit_frame::{Bare, Env, Frames};
@@ -20,23 +20,22 @@ pub(super) const GEOMETRY: Geometry = Geometry::X86_64;
 /// log2 of the frames of a pageblock: those of a 2M leaf.
 const PAGEBLOCK: u32 = 9;
 
-/// The longest that a [`HeldLock`] was held since it was last asked, in nanoseconds of the holder's processor time. A lock
-/// is made where nothing else is at hand, so this is one for all.
-static LONGEST: AtomicU64 = AtomicU64::new(0);
-
 thread_local! {
     /// When this thread took the lock.
     static TAKEN: Cell<Option<ThreadTime>> = const { Cell::new(None) };
+    /// How long it held it, each time since it last asked, in nanoseconds of its processor time. A lock is made where
+    /// nothing else is at hand, so all locks of a thread share this.
+    static HELD: RefCell<Vec<f64>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A spinlock that measures how long it is held. Reading the clock twice is in it.
+/// A spinlock that measures how long it is held. Reading the clock is in it.
 #[derive(Debug)]
 pub(super) struct HeldLock(SpinLock);
 
 impl HeldLock {
-    /// The longest hold since the last call, in microseconds.
-    pub(super) fn longest_us() -> f64 {
-        LONGEST.swap(0, Ordering::Relaxed) as f64 / 1e3
+    /// How long this thread has held each of its locks, one time after the other, since the last call.
+    pub(super) fn holds_ns() -> Vec<f64> {
+        HELD.take()
     }
 }
 
@@ -61,7 +60,7 @@ unsafe impl RawLock for HeldLock {
 
     unsafe fn unlock(&self) {
         let held = TAKEN.take().map_or(0.0, ThreadTime::elapsed_ns);
-        LONGEST.fetch_max(held as u64, Ordering::Relaxed);
+        HELD.with_borrow_mut(|holds| holds.push(held));
         // SAFETY: passed on to the caller.
         unsafe { self.0.unlock() };
     }
@@ -132,12 +131,13 @@ unsafe impl<L: RawLock> VmemmapEnv for DeviceEnv<'_, L> {
 /// A memory map in software tables.
 pub(super) type DeviceMap<'a, L> = Vmemmap<TableSpace<X86_64, Bare<&'a Arena, &'a Arena>>, DeviceEnv<'a, L>>;
 
-/// An empty one, out of the frames of `arena`, from the first one up.
+/// An empty one, out of the frames of `arena` from number `first` up, and then those below it.
 pub(super) fn device_map<'a, L: RawLock>(
     arena: &'a Arena,
+    first: u64,
     kinds: &'a Kinds,
 ) -> Result<DeviceMap<'a, L>, Box<dyn Error>> {
-    arena.rewind();
+    arena.rewind_to(first);
     let space = TableSpace::new(arena.env(), GEOMETRY, NodeId::ZERO)?;
     let env = DeviceEnv {
         frames: arena.bundle(),

@@ -2,10 +2,11 @@
 //! What it takes to write the descriptors of a device, on one thread and on two.
 
 use std::error::Error;
-use std::sync::Barrier;
+use std::ptr::NonNull;
+use std::sync::{Barrier, Mutex};
 use std::thread;
 
-use mmkit_addr::{Order, Pfn};
+use mmkit_addr::{Order, Pfn, PfnRange};
 use mmkit_frame::DirectMap;
 use mmkit_page::Place;
 use mmkit_sync::SpinLock;
@@ -26,22 +27,22 @@ const KIND: u8 = 3;
 struct Bench {
     arena: Arena,
     kinds: Kinds,
-    range: mmkit_addr::PfnRange,
+    range: PfnRange,
+    /// The frame of the arena that is used first. Not all memory is equally fast, and what takes little of it must not always
+    /// have the same.
+    first: u64,
 }
-
-/// What one thread does, and when it was done.
-type Half<'a> = &'a (dyn Fn(u64) + Sync);
 
 /// Two threads that do half of the jobs each, and start together.
 ///
 /// Each half is as long as the other, so the processor time of the longer one is what both take on two idle processors.
 struct Two {
-    longest_ns: std::sync::Mutex<f64>,
+    longest_ns: Mutex<f64>,
 }
 
 impl Two {
     fn new() -> Self {
-        Self { longest_ns: std::sync::Mutex::new(0.0) }
+        Self { longest_ns: Mutex::new(0.0) }
     }
 
     /// The processor time of the longer half.
@@ -51,7 +52,7 @@ impl Two {
 }
 
 impl Executor for Two {
-    fn run(&self, jobs: u64, job: Half<'_>) {
+    fn run(&self, jobs: u64, job: &(dyn Fn(u64) + Sync)) {
         let together = Barrier::new(2);
         let half = |from: u64, to: u64| {
             together.wait();
@@ -81,7 +82,12 @@ impl Bench {
         let range = device(size.init_bytes)?;
         let frames = room(range, Order::ZERO);
         super::afford(frames << GEOMETRY.base_shift())?;
-        Ok(Self { arena: Arena::resident(frames)?, kinds: Kinds::new(range.frames()), range })
+        Ok(Self { arena: Arena::resident(frames)?, kinds: Kinds::new(range.frames()), range, first: 0 })
+    }
+
+    /// Begins another round, with another part of the memory.
+    fn turn(&mut self, round: usize, rounds: usize) {
+        self.first = self.arena.frames() / rounds.max(1) as u64 * (round % rounds.max(1)) as u64;
     }
 
     /// Bytes of descriptors of base pages.
@@ -92,7 +98,7 @@ impl Bench {
     /// Time to write the descriptors of all of it as pages of `order`, and the types of all pageblocks, and to show them.
     /// Memory was taken, and tables filled, before.
     fn init(&self, order: Order, by: By) -> Result<f64, Box<dyn Error>> {
-        let map: DeviceMap<'_, SpinLock> = device_map(&self.arena, &self.kinds)?;
+        let map: DeviceMap<'_, SpinLock> = device_map(&self.arena, self.first, &self.kinds)?;
         let request = Populate::new(self.range).compounds(order).at(Place::default()).pageblocks(KIND);
         let staged = map.stage(request)?;
         let ns = match by {
@@ -126,7 +132,7 @@ impl Bench {
         let base = self.arena.frame(Pfn::ZERO).ok_or("no frames")?.as_ptr() as usize;
         let bytes = self.bytes();
         let part = |from: usize, to: usize| {
-            let Some(to_fill) = std::ptr::NonNull::new((base + from) as *mut u8) else { return };
+            let Some(to_fill) = NonNull::new((base + from) as *mut u8) else { return };
             // SAFETY: the arena's frames are in one piece, more than these, and none is out: the memory map is gone. The
             // parts that two threads fill have nothing in common.
             unsafe { (fill.run)(to_fill, to - from) };
@@ -149,13 +155,14 @@ impl Bench {
 
 /// `init_ns_per_descriptor_base`, `init_bandwidth_ratio`, `init_2m_vs_base`, `init_1g_vs_base`, `init_parallel_ratio`.
 pub(super) fn all(size: Size) -> Result<Vec<Figure>, Box<dyn Error>> {
-    let bench = Bench::new(size)?;
+    let mut bench = Bench::new(size)?;
     let orders = [21_u32, 30].map(|shift| Order::new((shift - GEOMETRY.base_shift()) as u8));
     let [Some(order_2m), Some(order_1g)] = orders else { return Err("no such pages".into()) };
     let fills = fills();
     let (mut base, mut two, mut of_2m, mut of_1g) = (vec![], vec![], vec![], vec![]);
     let mut filled = vec![Vec::new(); fills.len()];
     for round in 0..=size.rounds {
+        bench.turn(round, size.rounds);
         let mut results = vec![];
         // Who goes first changes every round.
         for turn in 0..4 + fills.len() {
@@ -218,7 +225,8 @@ fn figures(
     let gib = (bench.range.frames() << GEOMETRY.base_shift()) >> 30;
     let text = |text: String| -> &'static str { text.leak() };
     let vs_base = |key, what: String, goal, times: Vec<f64>| {
-        Figure::timed(key, text(what), Some(goal), Paired::of(times, base.clone()))
+        let per_frame = |times: &[f64]| times.iter().map(|ns| ns / descriptors).collect();
+        Figure::timed(key, text(what), Some(goal), Paired::of(per_frame(&times), per_frame(&base)))
     };
     vec![
         Figure::counted(
@@ -245,7 +253,7 @@ fn figures(
             0.14,
             of_2m,
         ),
-        vs_base("init_1g_vs_base", format!("the same as 1G pages / as base pages"), 0.002, of_1g),
+        vs_base("init_1g_vs_base", "the same as 1G pages / as base pages; times are of a frame".to_owned(), 0.002, of_1g),
         Figure {
             quartiles: Some(parallel.1),
             ..Figure::counted(

@@ -2,6 +2,7 @@
 //! The trait of an address space that holds descriptors.
 
 use core::fmt;
+use core::num::NonZeroU64;
 use core::ops::Range;
 use core::ptr::NonNull;
 
@@ -128,7 +129,7 @@ pub struct SpaceUsage {
 ///   a page meanwhile finds what stood there, or what stands there now. Until a [`flush`](Self::flush) of the page
 ///   begun afterwards has returned, what stood there may still be reached through stale translations; where the space
 ///   does not [translate](Self::translates), until every reader has left that entered before.
-/// * What [`behind`](Self::behind) and [`runs`](Self::runs) say of a page that is mapped, and is neither unmapped nor
+/// * What [`behind`](Self::behind), [`runs`](Self::runs) and [`every`](Self::every) say of a page that is mapped, and is neither unmapped nor
 ///   replaced meanwhile, is so, or [`Behind::Unknown`]. They may be called by any thread, at any time.
 /// * [`is_contiguous`](Self::is_contiguous) is `true` only where that holds for all frames that are mapped.
 /// * [`reaches`](Self::reaches) is `true` only for the memory that `map` would put behind a page.
@@ -216,6 +217,16 @@ pub unsafe trait VmemmapSpace {
     fn runs(&self, pages: Range<u64>, each: &mut dyn FnMut(u64, u64, Behind)) {
         for page in pages {
             each(page, 1, self.behind(page));
+        }
+    }
+
+    /// Calls `each` for the first page of `pages` and every `step`-th after it, all of which are mapped, with what stands
+    /// behind it. As provided, as [`behind`](Self::behind) says.
+    fn every(&self, pages: Range<u64>, step: NonZeroU64, each: &mut dyn FnMut(u64, Behind)) {
+        let mut page = pages.start;
+        while page < pages.end {
+            each(page, self.behind(page));
+            page += step.get();
         }
     }
 

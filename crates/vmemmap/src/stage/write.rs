@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Descriptors of reserved frames, written without the lock.
 
+use core::num::NonZeroU64;
 use core::ptr::NonNull;
 
-use mmkit_addr::DESCRIPTOR_BYTES;
+use mmkit_addr::{DESCRIPTOR_BYTES, Order};
 use mmkit_page::Template;
 
 use crate::content::Content;
 use crate::{Behind, Vmemmap, VmemmapEnv, VmemmapSpace};
+
+/// Compounds whose pages are looked up together: with 4K pages, and eight of them for a compound's descriptors, those of one
+/// table.
+const HEADS: usize = 64;
 
 impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
     /// Writes the descriptors of `content`, and what stands in those that an altmap sets aside. How many of the former were
@@ -26,12 +31,20 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
             written += unsafe { self.write_into(content, page, memory) };
         };
         if content.shared {
-            let step = 1 << (content.order.get() - self.page_order().get());
-            let mut page = pages.start.next_multiple_of(step);
-            while page < pages.end {
-                write(page, self.memory_behind(page, self.space.behind(page)));
-                page += step;
-            }
+            let step = self.pages_of_compound(content.order);
+            let heads = pages.start.next_multiple_of(step.get())..pages.end;
+            // Looked up together, so that one entry is not waited for after the other.
+            let mut found = [(0, None); HEADS];
+            let mut count = 0;
+            self.space.every(heads, step, &mut |page, behind| {
+                found[count] = (page, self.memory_behind(page, behind));
+                count += 1;
+                if count == HEADS {
+                    found.iter().for_each(|&(page, memory)| write(page, memory));
+                    count = 0;
+                }
+            });
+            found[..count].iter().for_each(|&(page, memory)| write(page, memory));
         } else {
             self.space.runs(pages, &mut |first, count, behind| match behind {
                 Behind::Own(frame) => {
@@ -45,6 +58,12 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
         }
         drop(finish);
         written
+    }
+
+    /// The pages of a compound that is large enough to share some.
+    fn pages_of_compound(&self, order: Order) -> NonZeroU64 {
+        let pages = order.frames() >> self.page_order().get();
+        NonZeroU64::new(pages).unwrap_or(NonZeroU64::MIN)
     }
 
     /// The memory behind a page that holds reserved descriptors, where it may be written.
