@@ -15,6 +15,8 @@ over_spaces! {
     scenario_54_parallel_is_serial_is_the_slow_path;
     all_at_once_is_in_steps;
     an_altmap_is_written_apart;
+    blocks_behind_huge_leaves;
+    poison_is_written_over;
 }
 
 /// What may be populated; geometry, range, order, whether offline.
@@ -209,4 +211,56 @@ fn an_altmap_is_written_apart<F: Fixture>() {
             assert_eq!(altmap.alloc(), 0);
         }
     });
+}
+
+fn blocks_behind_huge_leaves<F: Fixture>() {
+    with_map::<F>(Geometry::X86_64, |map, frames, _| {
+        let all = range(SECTION, 2 * SECTION + 3 * SUBSECTION);
+        let leaf = map.space().leaf_order().is_some();
+        let staged = map.stage(Populate::new(all).huge_leaves()).unwrap();
+        staged.write(&Crowd(2));
+        staged.publish();
+        common::assert_content(map, all, Order::ZERO, place(0, 0));
+        // The second page of the first section lies in the same leaf as the first.
+        assert_eq!(map.space().is_leaf(SECTION / 64 + 1), leaf);
+        verified(map, frames);
+        map.remove(all).unwrap();
+        assert_eq!(verified(map, frames).own, 0);
+    });
+}
+
+/// Pages are filled with a pattern first, as far as they are the range's; afterwards it is where no frame is.
+fn poison_is_written_over<F: Fixture>() {
+    for (geometry, mine) in [
+        (Geometry::X86_64, range(SECTION + SUBSECTION, SECTION)),
+        (Geometry::ARM64_16K, range(3 * 128, 70 * 128)),
+    ] {
+        if F::TABLES && geometry.name() != Geometry::X86_64.name() {
+            continue;
+        }
+        let frames = common::frames(&geometry);
+        let env = common::TestEnv::<mmkit_sync::Readers>::new(&frames);
+        let map = common::map::<F, _>(geometry, &frames, &env).poisoned(0xdead_dead_dead_dead);
+        let device = Device::new(&frames);
+        for o in [0, 3, 9] {
+            let whole = mine.is_aligned(order(o));
+            if !whole {
+                continue;
+            }
+            let staged = map.stage(Populate::new(mine).compounds(order(o))).unwrap();
+            verified(&map, &frames);
+            staged.write(&Crowd(2));
+            staged.publish();
+            verified(&map, &frames);
+            map.remove(mine).unwrap();
+        }
+        if geometry.name() == Geometry::X86_64.name() {
+            let mut altmap = device.altmap(0, SUBSECTION);
+            let all = range(device.start(), SECTION);
+            map.stage(Populate::new(all).altmap(&mut altmap)).unwrap().publish();
+            verified(&map, &frames);
+            map.remove_altmap(all, &mut altmap).unwrap();
+        }
+        verified(&map, &frames);
+    }
 }
