@@ -53,6 +53,9 @@
 //! up yet, maps it, and then publishes it by setting bits, which cannot fail. When something is refused on the way,
 //! what was done is undone: frames, tables, counters and the section table are as before.
 //!
+//! For ranges that are large, such as those of devices, [`Vmemmap::stage`] does the same in steps: the lock is held for a section at
+//! a time, and descriptors are written outside of it, by as many threads as there are.
+//!
 //! [`Vmemmap::remove`] has to deal with those who are looking:
 //!
 //! 1. *Claim* every block of the range. If one is in use, nothing happens: [`VmemmapError::Busy`].

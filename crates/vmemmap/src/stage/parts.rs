@@ -47,9 +47,10 @@ impl Parts {
         if part >= self.total {
             return None;
         }
-        mutant!("parts-show-first", (), show(part));
-        write(part);
-        mutant!("parts-show-first", show(part), ());
+        let (first, then): (&dyn Fn(u64), &dyn Fn(u64)) =
+            mutant!("parts-show-first", (&write, &show), (&show, &write));
+        first(part);
+        then(part);
         // Release: pairs with the Acquire of `done`.
         let order = mutant!("parts-step-relaxed", Ordering::Release, Ordering::Relaxed);
         self.done.fetch_add(1, order);
