@@ -264,7 +264,7 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Staged<'_, S, E> {
         while self.step().is_some() {}
     }
 
-    /// Writes the parts that are not written yet, and makes all of them visible.
+    /// Writes the parts that are not written yet, and makes all of them visible, one after the other.
     ///
     /// Cost: a short hold of the lock for each part.
     pub fn publish(mut self) {

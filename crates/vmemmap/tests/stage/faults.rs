@@ -185,3 +185,23 @@ fn what_cannot_be_undone_stays_reserved() {
     drop(env);
     frames.assert_no_leaks();
 }
+
+/// A stage that is forgotten keeps its frames for good: they are nobody's, and go with the memory map.
+#[test]
+fn what_is_forgotten_goes_with_the_memory_map() {
+    for o in [0, 9] {
+        let frames = frames(&Geometry::X86_64);
+        let env = EpochEnv::new(&frames);
+        let map = map::<InSoftware, _>(Geometry::X86_64, &frames, &env);
+        let all = range(0, 2 * SECTION);
+        let staged = map.stage(Populate::new(all).compounds(order(o))).unwrap();
+        assert!(staged.step().is_some());
+        core::mem::forget(staged);
+        verified(&map, &frames);
+        assert_eq!(map.remove(all), Err(VmemmapError::Staged { pfn: all.start() }));
+        drop(map);
+        assert_eq!(env.log.take(), []);
+        drop(env);
+        frames.assert_no_leaks();
+    }
+}
