@@ -475,6 +475,6 @@ fn every_page_of_a_step_is_what_a_walk_finds() {
             assert_eq!(found, expected, "{part:?}, {step}");
         }
     }
-    let nothing = tables.read().every(range(BASE, 0), 1.try_into().unwrap(), |..| panic!("nothing is there"));
+    let nothing = tables.read().every(range(BASE, 0), 1.try_into().unwrap(), |at, _, _| panic!("{at:?}"));
     assert_eq!(nothing, Err(Error::BadRange { range: range(BASE, 0) }));
 }

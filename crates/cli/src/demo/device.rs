@@ -272,7 +272,8 @@ fn shown(devices: &[Device]) -> String {
         row("wrong", &|device| device.lookups_wrong.to_string()),
     ];
     let head = std::iter::once("a device of").chain(devices.iter().map(|device| device.page.as_str()));
-    let note = "(*) most of which the system takes to give this process memory that it touches for the first time\n";
+    let note =
+        "(*) most of which the system takes to give this process memory that it touches for the first time\n";
     format!("\n{}{note}", table(head, rows, 1))
 }
 
