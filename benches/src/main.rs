@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask bench KEY`: measures, prints a table or JSON, and says which goals were met.
 
+mod arena;
 mod clock;
+mod devmap;
 mod figure;
+mod fill;
 mod folio;
 mod foundation;
 mod machine;
@@ -47,6 +50,8 @@ enum Suite {
     Folio,
     /// The memory map: its bytes, what optimising frees and takes, how fast it is written.
     Vmemmap,
+    /// Device memory: its descriptors written in steps, and the lock meanwhile.
+    Devmap,
 }
 
 #[derive(Tabled)]
@@ -124,6 +129,7 @@ fn run(args: &Args) -> Result<Vec<String>, Box<dyn Error>> {
                 table = Some(folio::table::run(args.quick, &mut figures, &mut notes)?);
             }
             Suite::Vmemmap => vmemmap::run(effort, &mut figures, &mut skipped),
+            Suite::Devmap => devmap::run(effort, &mut figures, &mut skipped, &mut notes),
         }
     }
     if let (Some(path), Some(table)) = (&args.svg, &table) {

@@ -34,6 +34,20 @@ pub(crate) struct Paired {
     pub(crate) quartiles: (f64, f64),
 }
 
+impl Paired {
+    /// Medians of times of both sides, round by round, and of what one took of the other in the same round.
+    pub(crate) fn of(mut thing: Vec<f64>, mut baseline: Vec<f64>) -> Self {
+        let mut ratios: Vec<f64> =
+            thing.iter().zip(&baseline).map(|(thing, baseline)| thing / baseline).collect();
+        Self {
+            thing_ns: quantile(&mut thing, 0.5),
+            baseline_ns: quantile(&mut baseline, 0.5),
+            ratio: quantile(&mut ratios, 0.5),
+            quartiles: (quantile(&mut ratios, 0.25), quantile(&mut ratios, 0.75)),
+        }
+    }
+}
+
 /// Times `thing` against `baseline`; each call does `ops` operations.
 ///
 /// The sides take turns at going first, so that drift of the machine falls on both. A round whose ratio is an outlier

@@ -6,8 +6,8 @@ use std::error::Error;
 use mmkit_addr::PfnRange;
 use mmkit_host::memory_budget;
 
-use super::arena::Arena;
 use super::pool::{GEOMETRY, all, memory, order_of, pages, soft};
+use crate::arena::Arena;
 use crate::figure::Figure;
 
 const GIB: u64 = 1 << 30;

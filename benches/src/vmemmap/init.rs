@@ -2,106 +2,21 @@
 //! How fast the descriptors of memory are written when it is populated.
 
 use std::error::Error;
-use std::ptr::NonNull;
 
 use mmkit_addr::Pfn;
 use mmkit_frame::DirectMap;
 
-use super::arena::Arena;
 use super::pool::{GEOMETRY, memory, order_of, soft};
+use crate::arena::Arena;
 use crate::clock::ThreadTime;
 use crate::figure::Figure;
+use crate::fill::{fills, winner};
 use crate::pair::{Effort, quantile};
 
 /// 128 GiB of 2M pages: 256 MiB of descriptors.
 const PAGES: u64 = 65536;
 /// How often it is done at least.
 const ROUNDS: usize = 5;
-
-/// A way to write the same eight bytes all over.
-struct Fill {
-    /// What the figure is, where this one is the fastest.
-    what: &'static str,
-    /// Fills so many bytes, a multiple of 4096, from an address that is aligned to 4096 on.
-    ///
-    /// # Safety
-    ///
-    /// They are valid for writes, and nobody else accesses them.
-    run: unsafe fn(NonNull<u8>, usize),
-}
-
-macro_rules! what {
-    ($fill:literal) => {
-        concat!(
-            "bytes a second of populate, 128 GiB of 2M pages / those of the fastest fill, here ",
-            $fill,
-            "; times are of 64 bytes"
-        )
-    };
-}
-
-/// All that this processor can do.
-fn fills() -> Vec<Fill> {
-    let mut fills = vec![
-        Fill { what: what!("memset"), run: memset },
-        Fill { what: what!("ordinary stores"), run: ordinary },
-    ];
-    #[cfg(target_arch = "x86_64")]
-    {
-        fills.push(Fill { what: what!("non-temporal stores of 16 bytes"), run: streamed_16 });
-        if is_x86_feature_detected!("avx512f") {
-            fills.push(Fill { what: what!("non-temporal stores of 64 bytes"), run: streamed_64 });
-        }
-    }
-    fills
-}
-
-const PATTERN: u64 = 0x0101_0101_0101_0101;
-
-unsafe fn memset(to: NonNull<u8>, bytes: usize) {
-    // SAFETY: passed on to the caller.
-    unsafe { to.write_bytes(PATTERN as u8, bytes) };
-}
-
-unsafe fn ordinary(to: NonNull<u8>, bytes: usize) {
-    let to = to.cast::<[u64; 8]>();
-    for index in 0..bytes / 64 {
-        // SAFETY: below the number of lines.
-        let line = unsafe { to.add(index) };
-        // SAFETY: passed on to the caller; volatile, so that this does not become `memset`.
-        unsafe { line.write_volatile([PATTERN; 8]) };
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "sse2")]
-unsafe fn streamed_16(to: NonNull<u8>, bytes: usize) {
-    use std::arch::x86_64::{_mm_set1_epi64x, _mm_sfence, _mm_stream_si128};
-
-    let value = _mm_set1_epi64x(PATTERN as i64);
-    for offset in (0..bytes).step_by(16) {
-        // SAFETY: below the number of bytes.
-        let part = unsafe { to.byte_add(offset) };
-        // SAFETY: aligned and valid by the caller's promise; SSE2 is part of x86-64.
-        unsafe { _mm_stream_si128(part.as_ptr().cast(), value) };
-    }
-    _mm_sfence();
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-unsafe fn streamed_64(to: NonNull<u8>, bytes: usize) {
-    use std::arch::x86_64::{_mm_sfence, _mm512_set1_epi64, _mm512_stream_si512};
-
-    let value = _mm512_set1_epi64(PATTERN as i64);
-    for offset in (0..bytes).step_by(64) {
-        // SAFETY: below the number of bytes.
-        let line = unsafe { to.byte_add(offset) };
-        // SAFETY: aligned and valid by the caller's promise; whoever calls this has looked for AVX-512.
-        unsafe { _mm512_stream_si512(line.as_ptr().cast(), value) };
-    }
-    _mm_sfence();
-}
 
 /// `populate_init_ratio`.
 pub(super) fn populate(effort: Effort) -> Result<Figure, Box<dyn Error>> {
@@ -141,19 +56,17 @@ pub(super) fn populate(effort: Effort) -> Result<Figure, Box<dyn Error>> {
         }
     }
     let populate = times.pop().unwrap_or_default();
-    let winner = (0..fills.len())
-        .min_by(|&a, &b| {
-            quantile(&mut times[a].clone(), 0.5).total_cmp(&quantile(&mut times[b].clone(), 0.5))
-        })
-        .ok_or("no way to fill")?;
+    let winner = winner(&times).ok_or("no way to fill")?;
     let mut ratios: Vec<f64> =
         times[winner].iter().zip(&populate).map(|(fill, populate)| fill / populate).collect();
     let per_line = |mut ns: Vec<f64>| quantile(&mut ns, 0.5) / (bytes / 64) as f64;
     let value = quantile(&mut ratios, 0.5);
+    let what = fills[winner]
+        .compared("bytes a second of populate, 128 GiB of 2M pages / those of the fastest fill, here ");
     Ok(Figure {
         quartiles: Some((quantile(&mut ratios, 0.25), quantile(&mut ratios, 0.75))),
         thing_ns: Some(per_line(populate)),
         baseline_ns: Some(per_line(times.swap_remove(winner))),
-        ..Figure::counted("populate_init_ratio", fills[winner].what, None, value).at_least(0.8)
+        ..Figure::counted("populate_init_ratio", what, None, value).at_least(0.8)
     })
 }

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use mmkit_addr::{Order, Pfn};
 use mmkit_frame::{DirectMap, FrameAllocator, Request};
 
-use super::arena::Arena;
 use super::pool::{all, memory, order_of, pages, soft};
+use crate::arena::Arena;
 use crate::clock::ThreadTime;
 use crate::figure::Figure;
-use crate::pair::{Effort, Paired, quantile};
+use crate::pair::{Effort, Paired};
 
 /// Huge pages in a batch: 8 GiB of them.
 const PAGES: u64 = 4096;
@@ -129,7 +129,7 @@ pub(super) fn hvo(effort: Effort) -> Result<[Figure; 2], Box<dyn Error>> {
         let apart = frozen.unprep().map_err(|_| "not taken apart")?;
         drop(apart.into_free().map_err(|_| "not given back")?);
     }
-    let [optimise, restore] = times.map(paired);
+    let [optimise, restore] = times.map(|[thing, baseline]| Paired::of(thing, baseline));
     Ok([
         Figure::timed(
             "optimise_ratio",
@@ -144,16 +144,4 @@ pub(super) fn hvo(effort: Effort) -> Result<[Figure; 2], Box<dyn Error>> {
             restore,
         ),
     ])
-}
-
-/// Medians of both sides, and of what one took of the other in the same round.
-fn paired([mut thing, mut baseline]: [Vec<f64>; 2]) -> Paired {
-    let mut ratios: Vec<f64> =
-        thing.iter().zip(&baseline).map(|(thing, baseline)| thing / baseline).collect();
-    Paired {
-        thing_ns: quantile(&mut thing, 0.5),
-        baseline_ns: quantile(&mut baseline, 0.5),
-        ratio: quantile(&mut ratios, 0.5),
-        quartiles: (quantile(&mut ratios, 0.25), quantile(&mut ratios, 0.75)),
-    }
 }

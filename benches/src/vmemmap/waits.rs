@@ -8,8 +8,8 @@ use mmkit_frame::{Env, Frames};
 use mmkit_pgtable::{Mmu, TableEnv};
 use mmkit_sync::{Counter, InsideReader, ReadSide, Readers, SpinLock, Tally};
 
-use super::arena::Arena;
 use super::pool::{all, memory, order_of, pages, soft};
+use crate::arena::Arena;
 use crate::figure::Figure;
 
 /// What happened, as it was told and as it was done.

@@ -111,3 +111,28 @@ fn huge_pages_are_optimised_and_restored() {
         }
     }
 }
+
+/// A device of 2 GiB, in tables as 2M pages and in this process as 1G pages.
+#[test]
+fn a_device_is_usable_from_its_first_part_on() {
+    let report = json(&["demo", "--device", "2G", "--only", "device", "--json"]);
+    let devices = report["devices"].as_array().unwrap();
+    if !cfg!(target_arch = "x86_64") {
+        return;
+    }
+    let places: Vec<_> = devices.iter().map(|one| (one["page"].as_str(), one["place"].as_str())).collect();
+    assert_eq!(places, [(Some("2M"), Some("tables")), (Some("1G"), Some("mappings"))]);
+    for (one, parts) in devices.iter().zip([16, 2]) {
+        let number = |key: &str| one[key].as_u64().unwrap_or_else(|| panic!("no {key} in {one}"));
+        let seconds = |key: &str| one[key].as_f64().unwrap_or_else(|| panic!("no {key} in {one}"));
+        assert_eq!((number("device_bytes"), number("parts"), number("lookups_wrong")), (2 * GIB, parts, 0));
+        assert!(number("lookups_checked") > 200 && number("threads") > 0 && number("resident_bytes") > 0);
+        assert!(seconds("first_use_seconds") > 0.0);
+        assert!(seconds("first_use_seconds") <= seconds("one_thread_seconds"));
+        assert!(seconds("reserve_seconds") < seconds("all_threads_seconds"));
+    }
+    // A page for each of 1024, and tables; a page for each of two, and a run of tails.
+    let bytes = |one: usize| devices[one]["metadata_bytes"].as_u64().unwrap();
+    assert!((1024 * 4096..1100 * 4096).contains(&bytes(0)), "{}", bytes(0));
+    assert!(bytes(1) < 100 * 4096, "{}", bytes(1));
+}

@@ -105,6 +105,7 @@ mod memory;
 mod plan;
 mod region;
 mod space;
+mod threads;
 mod window;
 
 pub use error::HostError;
@@ -112,3 +113,4 @@ pub use frames::HostFrames;
 pub use limits::{MappingBudget, mapping_budget, mapping_slab_bytes, memory_budget, page_table_bytes};
 pub use plan::{MAPPING_BYTES, mappings_per_compound, tail_frames_order};
 pub use space::{HostSpace, HostUnmapped};
+pub use threads::Threads;

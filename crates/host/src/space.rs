@@ -369,6 +369,20 @@ unsafe impl VmemmapSpace for HostSpace {
         }
     }
 
+    fn runs(&self, pages: Range<u64>, each: &mut dyn FnMut(u64, u64, Behind)) {
+        if self.check(&pages, None).is_err() || pages.is_empty() {
+            return;
+        }
+        // Not under the lock: `each` may ask the space.
+        let found = self.extents.lock().all_mapped(pages);
+        for (pages, backing) in found.into_iter().flatten() {
+            match backing {
+                Backing::Own { first } => each(pages.start, pages.end - pages.start, Behind::Own(first)),
+                Backing::Tails(_) => pages.for_each(|page| each(page, 1, self.behind(page))),
+            }
+        }
+    }
+
     /// Nothing: the tables are the kernel's. See [`page_table_bytes`](crate::page_table_bytes) for those.
     fn usage(&self) -> SpaceUsage {
         SpaceUsage::default()

@@ -9,9 +9,9 @@ use std::os::unix::process::ExitStatusExt;
 use common::*;
 use mmkit_addr::{Order, Pfn, PfnRange};
 use mmkit_frame::DirectMap;
-use mmkit_host::{HostFrames, HostSpace, MappingBudget, mapping_budget};
+use mmkit_host::{HostFrames, HostSpace, MappingBudget, Threads, mapping_budget};
 use mmkit_page::{Frozen, MemMap, PageFlags, Place};
-use mmkit_vmemmap::{HvoError, HvoState, MapError, Vmemmap, VmemmapError};
+use mmkit_vmemmap::{HvoError, HvoState, MapError, Populate, Vmemmap, VmemmapError};
 
 type Map = Vmemmap<HostSpace, HostEnv>;
 
@@ -176,6 +176,39 @@ fn readers_never_notice() {
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     pool.into_iter().for_each(|folio| drop(folio.unprep().unwrap().into_free().unwrap()));
+    drop(map);
+    assert_eq!((frames.allocated(), frames.resident_bytes(), frames.bad_frees()), (0, 0, 0));
+}
+
+/// Two gigabytes of a device, staged and written by all processors; given up once before.
+#[test]
+fn staged_memory_is_real_and_comes_back() {
+    let Some((frames, _)) = host(1, 0) else { return };
+    let size = compound_order(&frames);
+    let all = 1024 * size.frames();
+    let Some((frames, space)) = host(all, 3) else { return };
+    let map = Vmemmap::new(geometry(&frames), space, HostEnv::new(&frames)).unwrap();
+    let (range, page) = (PfnRange::new(pfn(0), all).unwrap(), 1u64 << frames.base_shift());
+    for order in [Order::ZERO, size] {
+        for publish in [false, true] {
+            let staged = map.stage(Populate::new(range).compounds(order)).unwrap();
+            staged.write(&Threads::all());
+            if !publish {
+                drop(staged);
+                assert_eq!(
+                    (frames.allocated(), frames.resident_bytes()),
+                    (map.usage().sections, map.usage().sections * page)
+                );
+                continue;
+            }
+            staged.publish();
+            assert_eq!(map.usage().total() * page, frames.resident_bytes());
+            for n in (0..all).step_by(61) {
+                assert_eq!(map.head(pfn(n)), Some(pfn(n).align_down(order)));
+            }
+            map.remove(range).unwrap();
+        }
+    }
     drop(map);
     assert_eq!((frames.allocated(), frames.resident_bytes(), frames.bad_frees()), (0, 0, 0));
 }

@@ -441,3 +441,40 @@ fn the_dump_merges_runs() {
     batch.cancel();
     assert!(matches!(entries(&tables)[1].slot, Slot::Present(_)));
 }
+
+/// Every step finds what a walk finds, with holes, huge leaves and shared tables on the way.
+#[test]
+fn every_page_of_a_step_is_what_a_walk_finds() {
+    let frames = TestFrames::with_frames(64);
+    let tables = x86(&frames);
+    tables.map(range(BASE, 700 * PAGE), run(0x1000, RW)).unwrap();
+    tables.map(range(BASE + 2 * HUGE, HUGE), run(512 * 7, RO).at_level(level(1))).unwrap();
+    tables.map(range(BASE + 3 * HUGE + 3 * PAGE, 20 * PAGE), repeat(5)).unwrap();
+    let share = tables.share(LAST, Backing::Repeat(pfn(6)), RO, NODE).unwrap();
+    tables.attach(range(BASE + 5 * HUGE, HUGE), share, NODE).unwrap();
+    tables.map(range(BASE + (1 << 30), 1 << 30), run(1 << 18, RW).at_level(level(2))).unwrap();
+    for (start, bytes) in
+        [(0, 6 * HUGE), (3 * PAGE, 6 * HUGE), (2 * HUGE - PAGE, HUGE), ((1 << 30) - HUGE, 2 * HUGE)]
+    {
+        for step in [1, 3, 8, 511, 512, 513, 5000] {
+            let (part, mut found) = (range(BASE + start, bytes), Vec::new());
+            tables
+                .read()
+                .every(part, step.try_into().unwrap(), |at, frame, prot| found.push((at, frame, prot)))
+                .unwrap();
+            let walked = (0..bytes).step_by((step * PAGE) as usize).map(|offset| va(BASE + start + offset));
+            let expected: Vec<_> = walked
+                .filter_map(|at| match tables.walk(at).unwrap() {
+                    Walk::Mapped(leaf) => {
+                        let offset = at.offset_from(leaf.range.start()).unwrap() / PAGE;
+                        Some((at, leaf.pfn.checked_add(offset).unwrap(), leaf.prot))
+                    }
+                    _ => None,
+                })
+                .collect();
+            assert_eq!(found, expected, "{part:?}, {step}");
+        }
+    }
+    let nothing = tables.read().every(range(BASE, 0), 1.try_into().unwrap(), |at, _, _| panic!("{at:?}"));
+    assert_eq!(nothing, Err(Error::BadRange { range: range(BASE, 0) }));
+}

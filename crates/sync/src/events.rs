@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 /// [`report`](Events::report). The default of both is to do nothing, and `()` is the implementation that keeps the
 /// defaults, so an unobserved build has no trace of either.
 ///
-/// Implementations must not call back into the library that reports, and are called with its locks held.
+/// Implementations of these two must not call back into the library that reports, and are called with its locks held.
 pub trait Events {
     /// `by` more of `counter`.
     #[inline]
@@ -24,6 +24,11 @@ pub trait Events {
     fn report(&self, event: &Event) {
         let _ = event;
     }
+
+    /// Between two parts of long work, with no lock held and outside of readers: the place to let others run. Unlike the
+    /// other two it may block, and call what it likes. Linux: `cond_resched`.
+    #[inline]
+    fn pause(&self) {}
 }
 
 impl Events for () {}
@@ -37,6 +42,11 @@ impl<E: Events + ?Sized> Events for &E {
     #[inline]
     fn report(&self, event: &Event) {
         (**self).report(event);
+    }
+
+    #[inline]
+    fn pause(&self) {
+        (**self).pause();
     }
 }
 

@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering;
 use mmkit_addr::{DESCRIPTOR_BYTES, Order, Pfn, PfnRange};
 use mmkit_frame::Request;
 use mmkit_page::Template;
-use mmkit_sync::{Event, Events};
+use mmkit_sync::{Counter, Event, Events};
 
 use crate::content::Content;
 use crate::{
@@ -201,10 +201,15 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
 
     /// Writes what stands in `page` into the frame `pfn`, which nobody else has. It is there after
     /// [`Template::finish_streams`].
+    ///
+    /// Of content that is written later, what is not the content's: neighbours may come before.
     fn write_page(&self, content: &Content, page: u64, pfn: Pfn) {
-        let Some(bytes) = self.frames().frame(pfn) else { return };
         let frames = self.frames_of(page);
-        let part = frames.intersection(content.range);
+        if content.staged && content.asked.contains_range(frames) {
+            return;
+        }
+        let Some(bytes) = self.frames().frame(pfn) else { return };
+        let part = if content.staged { None } else { frames.intersection(content.range) };
         if part != Some(frames) || self.poison.is_some() {
             // SAFETY: the caller owns the frame, which has room for the descriptors of a page.
             unsafe { self.fill_absent(bytes, frames.frames()) };
@@ -217,6 +222,7 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
             // page that is all tails; a page with a head is the compound's own. A page is written once, and `build` ends the
             // stream before anybody gets the frame.
             unsafe { content.stream(part, to) };
+            self.env.events().count(Counter::DescriptorWritten, part.frames());
         }
     }
 

@@ -46,10 +46,14 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
             let first = |subsection| self.shape.first_frame(number, subsection);
             let there = |&subsection: &u32| {
                 let altmap = section.is_marked(subsection, section.altmap());
-                section.present().contains(subsection) || altmap.is_some()
+                section.is_taken(subsection) || altmap.is_some()
             };
             if let Some(subsection) = part.clone().find(there) {
-                return Err(VmemmapError::Present { pfn: first(subsection) });
+                let pfn = first(subsection);
+                return Err(match section.reserved().contains(subsection) {
+                    true => VmemmapError::Staged { pfn },
+                    false => VmemmapError::Present { pfn },
+                });
             }
             self.check_kind(content, section, (first(0), part))?;
         }
@@ -106,7 +110,7 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
         for bound in [content.range.start(), last] {
             for (number, all) in self.shape.parts(PfnRange::block(bound, reach)) {
                 let Some(section) = self.sections.get(self.frames(), number) else { continue };
-                let Some(present) = section.present().first_set(all) else { continue };
+                let Some(taken) = section.first_taken(all) else { continue };
                 let pfn = self.shape.first_frame(number, 0);
                 match section.tails() {
                     Some(has) if has == key && content.shared => {}
@@ -114,7 +118,7 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
                         return Err(VmemmapError::OtherTails { pfn, order: has.order, place: has.place });
                     }
                     None if reaches(own, pfn) => {
-                        return Err(VmemmapError::Present { pfn: self.shape.first_frame(number, present) });
+                        return Err(VmemmapError::Present { pfn: self.shape.first_frame(number, taken) });
                     }
                     _ => {}
                 }
@@ -133,7 +137,7 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
                 let Some(section) = self.sections.get(self.frames(), number) else { continue };
                 let pfn = self.shape.first_frame(number, 0);
                 match (section.flags().contains(Flags::OFFLINE), content.offline) {
-                    _ if section.present().first_set(all).is_none() => {}
+                    _ if section.first_taken(all).is_none() => {}
                     (true, false) => return Err(VmemmapError::Offline { pfn }),
                     (false, true) => return Err(VmemmapError::Online { pfn }),
                     _ => {}
@@ -151,7 +155,7 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
             let Some(order) = self.shared_order(pfn) else { continue };
             let compound = PfnRange::block(pfn, order);
             let below = between(compound.start().get(), range.start().get());
-            if self.any_present(below) || self.any_present(between(range.end(), compound.end())) {
+            if self.any_taken(below) || self.any_taken(between(range.end(), compound.end())) {
                 return Err(VmemmapError::CutsCompound { head: compound.start(), order });
             }
         }
@@ -161,12 +165,17 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
     /// Makes sure that all frames of the range are there.
     pub(crate) fn check_present(&self, range: PfnRange) -> Result<(), VmemmapError> {
         for (number, part) in self.shape.parts(range) {
-            let missing = match self.sections.get(self.frames(), number) {
+            let section = self.sections.get(self.frames(), number);
+            let missing = match section {
                 Some(section) => section.present().first_clear(part),
                 None => Some(part.start),
             };
             if let Some(subsection) = missing {
-                return Err(VmemmapError::Absent { pfn: self.shape.first_frame(number, subsection) });
+                let pfn = self.shape.first_frame(number, subsection);
+                return Err(match section.is_some_and(|section| section.reserved().contains(subsection)) {
+                    true => VmemmapError::Staged { pfn },
+                    false => VmemmapError::Absent { pfn },
+                });
             }
         }
         Ok(())
@@ -182,7 +191,7 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
             let cut = if range.contains(head) {
                 Pfn::new(range.end())
                     .and_then(|end| PfnRange::new(end, compound.end().saturating_sub(range.end())))
-                    .is_some_and(|rest| self.any_present(rest))
+                    .is_some_and(|rest| self.any_taken(rest))
             } else {
                 self.has(head)
             };
@@ -206,12 +215,12 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
         section.tails().filter(|_| shared).map(|tails| tails.order)
     }
 
-    /// Whether any frame of `range`, made of whole subsections, is there.
-    pub(crate) fn any_present(&self, range: PfnRange) -> bool {
+    /// Whether any frame of `range`, made of whole subsections, is there, or about to be.
+    pub(crate) fn any_taken(&self, range: PfnRange) -> bool {
         !range.is_empty()
             && self.shape.parts(range).any(|(number, part)| {
                 let section = self.sections.get(self.frames(), number);
-                section.is_some_and(|section| section.present().first_set(part).is_some())
+                section.is_some_and(|section| section.first_taken(part).is_some())
             })
     }
 
@@ -226,6 +235,12 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
                 let section = self.sections.get(self.frames(), number);
                 section.is_some_and(|section| part.any(|subsection| section.is_covered(subsection)))
             })
+    }
+
+    /// Whether the descriptor of `pfn` is being written.
+    pub(crate) fn is_reserved(&self, pfn: Pfn) -> bool {
+        let section = self.sections.get(self.frames(), self.shape.section_of(pfn));
+        section.is_some_and(|section| section.reserved().contains(self.shape.subsection_of(pfn)))
     }
 
     /// Whether the descriptor of `pfn` lies in an altmap: in memory that came with the memory that it describes.

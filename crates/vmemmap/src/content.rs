@@ -30,11 +30,21 @@ pub(crate) struct Content {
     pub(crate) altmap: Option<Pfn>,
     pub(crate) huge: bool,
     pub(crate) strict: bool,
+    /// The descriptors are written later, outside the lock.
+    pub(crate) staged: bool,
 }
 
 impl Content {
     pub(crate) const fn tails(&self) -> TailKey {
         TailKey { place: self.place, order: self.order }
+    }
+
+    /// What of it lies in `block`. Its memory is yet to be found out.
+    pub(crate) fn part(&self, block: PfnRange) -> Self {
+        let within = |range: PfnRange| {
+            range.intersection(block).unwrap_or(PfnRange::new(block.start(), 0).unwrap_or(range))
+        };
+        Self { asked: within(self.asked), range: within(self.range), memory: within(self.memory), ..*self }
     }
 
     /// Writes the descriptors of the frames `part` of the range, the first one to `to`.

@@ -44,6 +44,12 @@ pub enum VmemmapError {
         /// The first frame of its subsection.
         pfn: Pfn,
     },
+    /// The descriptor of a frame of the range is being written by somebody who [staged](crate::Vmemmap::stage) it. Linux:
+    /// `EBUSY`.
+    Staged {
+        /// The first frame of its subsection.
+        pfn: Pfn,
+    },
     /// A frame of the range has no descriptor.
     Absent {
         /// The first frame of its subsection.
@@ -170,7 +176,7 @@ impl VmemmapError {
     /// |---|---|---|
     /// | 11 | `EAGAIN` | hardware that could not replace an entry now |
     /// | 12 | `ENOMEM` | frames, tail slots, an altmap or mappings that ran out |
-    /// | 16 | `EBUSY` | frames in use, a compound that would be cut, a reader that would have to be waited for |
+    /// | 16 | `EBUSY` | frames in use or being staged, a compound that would be cut, a reader that would have to be waited for |
     /// | 17 | `EEXIST` | what is there already |
     /// | 22 | `EINVAL` | what cannot be meant: misaligned, absent, in the wrong state |
     /// | 95 | `EOPNOTSUPP` | other tails, and parts of sections that were populated whole |
@@ -191,7 +197,7 @@ impl VmemmapError {
             | Self::TooManyTailUsers { .. }
             | Self::AltmapFull { .. }
             | Self::Map(MapError::NoFrame(_) | MapError::TooManyMappings { .. }) => ENOMEM,
-            Self::Busy { .. } | Self::CutsCompound { .. } | Self::InsideReader => EBUSY,
+            Self::Busy { .. } | Self::CutsCompound { .. } | Self::Staged { .. } | Self::InsideReader => EBUSY,
             Self::Present { .. } | Self::Map(MapError::Occupied { .. }) => EEXIST,
             Self::OtherTails { .. } | Self::Piecewise { .. } | Self::Map(MapError::Unsupported) => EOPNOTSUPP,
             Self::Map(MapError::TryAgain) => EAGAIN,
@@ -215,6 +221,7 @@ impl fmt::Display for VmemmapError {
                 write!(f, "{order:?} is above {max:?}, the largest compound")
             }
             Self::Present { pfn } => write!(f, "{pfn:?} is in the memory map already"),
+            Self::Staged { pfn } => write!(f, "{pfn:?} is being put into the memory map"),
             Self::Absent { pfn } => write!(f, "{pfn:?} is not in the memory map"),
             Self::OtherTails { pfn, order, place } => write!(
                 f,

@@ -53,6 +53,9 @@
 //! up yet, maps it, and then publishes it by setting bits, which cannot fail. When something is refused on the way,
 //! what was done is undone: frames, tables, counters and the section table are as before.
 //!
+//! For ranges that are large, such as those of devices, [`Vmemmap::stage`] does the same in steps: the lock is held for a section at
+//! a time, and descriptors are written outside of it, by as many threads as there are.
+//!
 //! [`Vmemmap::remove`] has to deal with those who are looking:
 //!
 //! 1. *Claim* every block of the range. If one is in use, nothing happens: [`VmemmapError::Busy`].
@@ -69,6 +72,7 @@
 //! |---|---|
 //! | [`Vmemmap`] | the memory map, to be used through [`MemMap`](mmkit_page::MemMap) |
 //! | [`Populate`], [`Altmap`] | what to add, and how |
+//! | [`Staged`], [`Executor`] | the same in steps: descriptors written outside the lock, by many, visible at last |
 //! | [`SectionState`] | what is the case with a section |
 //! | [`Violation`], [`Invariant`] | what [`Vmemmap::verify`] finds |
 //! | [`own_pages`], [`SpanTails`] | how many pages a span will own |
@@ -209,6 +213,7 @@ mod request;
 mod section;
 mod sections;
 mod space;
+mod stage;
 #[cfg(feature = "pgtable")]
 mod tables;
 mod tails;
@@ -228,6 +233,7 @@ pub use request::Populate;
 pub use space::{
     Backing, Behind, Exchange, MapError, Removed, SpaceUsage, TailRun, Taken, Unmapped, VmemmapSpace,
 };
+pub use stage::{Executor, Progress, Serial, Staged};
 #[cfg(feature = "pgtable")]
 pub use tables::{TableSpace, TableUnmapped};
 pub use tails::TailSlot;

@@ -81,7 +81,7 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
     /// [`VmemmapError`], with nothing changed: [`Busy`](VmemmapError::Busy) where a frame is in use,
     /// [`CutsCompound`](VmemmapError::CutsCompound) where some of what is there of a compound lies outside of the range,
     /// [`Offline`](VmemmapError::Offline) where a section is offline already, [`Absent`](VmemmapError::Absent) where
-    /// nothing of a section is there.
+    /// nothing of a section is there, [`Staged`](VmemmapError::Staged) where some of a section is being staged.
     ///
     /// Cost: one compare-exchange for each free block.
     pub fn offline(&self, range: PfnRange) -> Result<(), VmemmapError> {
@@ -104,7 +104,8 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
     /// [`VmemmapError`], with nothing changed: [`Online`](VmemmapError::Online) where a section is online already,
     /// [`Busy`](VmemmapError::Busy) where a free block reaches out of the range,
     /// [`CutsCompound`](VmemmapError::CutsCompound) where some of what is there of a compound lies outside of the range,
-    /// [`Absent`](VmemmapError::Absent) where nothing of a section is there.
+    /// [`Absent`](VmemmapError::Absent) where nothing of a section is there, [`Staged`](VmemmapError::Staged) where some
+    /// of a section is being staged.
     ///
     /// Cost: one store for each free block.
     pub fn online(&self, range: PfnRange) -> Result<(), VmemmapError> {
@@ -119,13 +120,17 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
         Ok(())
     }
 
-    /// Makes sure that something of each section is there, and that all of them are online, or all offline.
+    /// Makes sure that something of each section is there and nothing is being staged, and that all of them are online, or
+    /// all offline.
     fn check_online(&self, range: PfnRange, online: bool) -> Result<(), VmemmapError> {
         for (number, part) in self.shape.parts(range) {
             let pfn = self.shape.first_frame(number, 0);
             let section = self.sections.get(self.frames(), number);
             let section = section.filter(|section| section.present().first_set(part).is_some());
             let section = section.ok_or(VmemmapError::Absent { pfn })?;
+            if let Some(subsection) = section.reserved().first_set(0..self.shape.subsections()) {
+                return Err(VmemmapError::Staged { pfn: self.shape.first_frame(number, subsection) });
+            }
             match (section.flags().contains(Flags::OFFLINE), online) {
                 (true, true) => return Err(VmemmapError::Offline { pfn }),
                 (false, false) => return Err(VmemmapError::Online { pfn }),

@@ -6,6 +6,7 @@ use core::sync::atomic::Ordering;
 use mmkit_addr::{Order, Pfn, PfnRange};
 use mmkit_frame::Request;
 use mmkit_page::{Place, Template};
+use mmkit_sync::{Counter, Events};
 
 use crate::build::Failed;
 use crate::content::Content;
@@ -54,23 +55,35 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
     pub fn populate_with(&self, mut request: Populate<'_>) -> Result<(), VmemmapError> {
         let _lock = self.locked();
         let content = self.content(&request)?;
-        self.check_room(&content)?;
+        self.take_in(&content, request.altmap.as_deref_mut())?;
+        self.write_kept_pages(&content);
+        if let Some(kind) = request.pageblocks {
+            self.set_pageblocks(content.range, kind);
+        }
+        self.publish(&content);
+        Ok(())
+    }
 
+    /// Takes and maps everything that the content needs, writes what is not [staged](Content::staged), and reserves the
+    /// frames: or nothing of all that. Under the lock.
+    pub(crate) fn take_in(
+        &self,
+        content: &Content,
+        mut altmap: Option<&mut Altmap>,
+    ) -> Result<(), VmemmapError> {
+        self.check_room(content)?;
         let (first, last) = self.shape.sections(content.asked);
         let nodes = self.sections.missing(self.frames(), first, last);
         let spare = Spare::allocate(self.frames(), nodes, content.place)?;
-        let mark = request.altmap.as_deref().map(Altmap::mark);
-        match self.build_all(&content, request.altmap.as_deref_mut()) {
+        let mark = altmap.as_deref().map(Altmap::mark);
+        match self.build_all(content, altmap.as_deref_mut()) {
             Ok(()) => {
                 self.counts.sections.fetch_add(nodes, Ordering::Relaxed);
-                if let Some(kind) = request.pageblocks {
-                    self.set_pageblocks(content.range, kind);
-                }
-                self.publish(&content, spare);
+                self.reserve(content, spare);
                 Ok(())
             }
             Err(failed) => {
-                if let (Some(altmap), Some(mark), true) = (request.altmap, mark, failed.undone) {
+                if let (Some(altmap), Some(mark), true) = (altmap, mark, failed.undone) {
                     altmap.rewind(mark);
                 }
                 spare.give_back(self.frames());
@@ -80,7 +93,7 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
     }
 
     /// What the request comes to.
-    fn content(&self, request: &Populate<'_>) -> Result<Content, VmemmapError> {
+    pub(crate) fn content(&self, request: &Populate<'_>) -> Result<Content, VmemmapError> {
         let &Populate { range: asked, order, place, huge, strict, early, offline, .. } = request;
         let section = self.geometry.section_order();
         self.check_range(asked, Order::ZERO)?;
@@ -102,23 +115,10 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
         };
         self.check_range(asked, unit)?;
 
-        let mut memory = asked;
-        if early {
-            memory = between(
-                memory.start().align_down(section).get(),
-                memory.end().next_multiple_of(section.frames()),
-            );
-        }
-        if reuses.0 {
-            memory = between(asked.start().align_down(section).get() + section.frames(), memory.end());
-        }
-        if reuses.1 {
-            memory = between(memory.start().get(), last.align_down(section).get());
-        }
         Ok(Content {
             asked,
             range: altmap.map_or(Ok(asked), |altmap| self.beyond(asked, altmap, unit))?,
-            memory,
+            memory: self.memory_of(asked, early),
             order,
             place,
             shared,
@@ -127,7 +127,26 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
             altmap: altmap.map(Altmap::pool),
             huge,
             strict,
+            staged: false,
         })
+    }
+
+    /// The frames for whose descriptors memory has to be made where `asked` is populated.
+    pub(crate) fn memory_of(&self, asked: PfnRange, early: bool) -> PfnRange {
+        let (section, Some(last)) = (self.geometry.section_order(), asked.last()) else { return asked };
+        let (mut start, mut end) = (asked.start().get(), asked.end());
+        if early {
+            start = asked.start().align_down(section).get();
+            end = end.next_multiple_of(section.frames());
+        }
+        // Only the first and the last section can be early.
+        if self.is_early(asked.start()) {
+            start = asked.start().align_down(section).get() + section.frames();
+        }
+        if self.is_early(last) {
+            end = last.align_down(section).get();
+        }
+        between(start, end)
     }
 
     /// The frames of `asked` that the altmap does not set aside.
@@ -240,7 +259,7 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
     }
 
     /// Tells the environment of all pageblocks of the range: no tail is too uninteresting.
-    fn set_pageblocks(&self, range: PfnRange, kind: u8) {
+    pub(crate) fn set_pageblocks(&self, range: PfnRange, kind: u8) {
         let order = self.pageblock_order();
         let mut next = Some(range.start().align_down(order));
         while let Some(first) = next.filter(|first| first.get() < range.end()) {
@@ -249,8 +268,8 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
         }
     }
 
-    /// Makes the range visible. Cannot fail: all that it needs is in `spare`.
-    fn publish(&self, content: &Content, mut spare: Spare) {
+    /// Writes what the content has in pages that neighbours or an early section had before.
+    fn write_kept_pages(&self, content: &Content) {
         let own = self.own_pages(content.memory);
         for page in self.pages_of(content.range).filter(|page| !own.contains(page)) {
             let Some(part) = self.frames_of(page).intersection(content.range) else { continue };
@@ -260,29 +279,45 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
             // SAFETY: the page is mapped, and is not shared tails: those have one compound only, and an early section
             // that has any is refused. The descriptors of `part` are absent, so nobody else accesses them.
             unsafe { content.write(part, to.cast()) };
+            self.env.events().count(Counter::DescriptorWritten, part.frames());
         }
+    }
+
+    /// Notes in the section table what the range is, and that it is not there yet. Cannot fail: all that it needs is in
+    /// `spare`.
+    fn reserve(&self, content: &Content, mut spare: Spare) {
         for (number, part) in self.shape.parts(content.asked) {
             let Some(section) = self.sections.insert(self.frames(), number, &mut spare) else { continue };
             let whole = part == (0..self.shape.subsections());
             if content.shared {
                 section.set_tails(Some(content.tails()));
-                section.shared().set(part);
+                section.shared().set(part.clone());
             } else if let Some(base) = content.altmap {
                 section.set_altmap(base);
-                section.shared().set(part);
+                section.shared().set(part.clone());
             }
             let flags = section.flags().with(Flags::OFFLINE, content.offline);
             let flags = if content.early { flags.with(Flags::EARLY, true) } else { flags };
             // A section that shares again, after all that was populated whole was restored, shares in parts.
             section.set_flags(if content.shared { flags.with(Flags::WHOLE, whole) } else { flags });
+            section.reserved().set(part);
         }
+        spare.give_back(self.frames());
+    }
+
+    /// Makes the range, which is reserved and written, visible. Under the lock. Cannot fail.
+    pub(crate) fn publish(&self, content: &Content) {
         // From the last section down, so that a compound's head appears when the rest of it is there.
         for (number, part) in self.shape.parts(content.range).rev() {
             if let Some(section) = self.sections.get(self.frames(), number) {
                 section.present().set(part);
             }
         }
-        spare.give_back(self.frames());
+        for (number, part) in self.shape.parts(content.asked) {
+            if let Some(section) = self.sections.get(self.frames(), number) {
+                section.reserved().clear(part);
+            }
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use core::sync::atomic::Ordering;
 
-use mmkit_addr::{Order, Pfn, PfnRange};
+use mmkit_addr::{NodeId, Order, Pfn, PfnRange};
 use mmkit_page::{Free, MemMap, State};
 use mmkit_sync::{Counter, Event, Events, ReadSide, mutant};
 
@@ -253,40 +253,62 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
             mutant!("vmemmap-remove-no-wait", readers.synchronize(), Ok::<_, mmkit_sync::InsideReader>(()));
         waited.map_err(|_| undo(VmemmapError::InsideReader))?;
 
+        // SAFETY: every frame of the range was claimed and is absent, and a grace period passed.
+        let pages = unsafe { self.take_apart(range, node, altmap.is_some()) }.map_err(undo)?;
+        if let Some(altmap) = altmap {
+            altmap.give(pages);
+        }
+        Ok(())
+    }
+
+    /// Unmaps and gives back the memory that the frames of `range` have for their descriptors, and what the section table
+    /// keeps of them. How many pages that were. Under the lock.
+    ///
+    /// # Errors
+    ///
+    /// Those of the space. Nothing has changed then, but that a huge leaf may be split.
+    ///
+    /// # Safety
+    ///
+    /// No frame of the range is present or reserved, and nobody looks at its descriptor.
+    pub(crate) unsafe fn take_apart(
+        &self,
+        range: PfnRange,
+        node: NodeId,
+        hosted: bool,
+    ) -> Result<u64, VmemmapError> {
         let gone = self.without_early(range);
         let own = self.own_pages(gone);
         if !own.is_empty() {
             for edge in [own.start, own.end] {
-                // SAFETY: what is mapped here was mapped by `populate`.
-                let split = unsafe { self.space.split(edge, node) };
-                if split.map_err(|error| undo(error.into()))? {
+                // SAFETY: what is mapped here was mapped by the memory map.
+                if unsafe { self.space.split(edge, node) }? {
                     self.space.flush(edge - 1..edge + 1);
                 }
             }
-            // SAFETY: mapped by `populate`. Every frame of the range was claimed and is absent, and a grace period passed.
-            let unmapped = unsafe { self.space.unmap(own.clone()) }.map_err(|error| undo(error.into()))?;
-            let hosted = altmap.is_some();
+            // SAFETY: mapped by the memory map, and only the frames of the range have descriptors in these pages.
+            let unmapped = unsafe { self.space.unmap(own.clone()) }?;
             unmapped.flush(&mut |count, backing| self.give_back(count, backing, hosted));
-        }
-        if let Some(altmap) = altmap {
-            altmap.give(own.end - own.start);
         }
         for page in self.pages_of(range).filter(|page| !own.contains(page)) {
             self.erase(page, range);
         }
         self.forget_marks(range, gone);
 
+        // Empty nodes of the section table stay where nobody can wait: they are used again.
+        if !self.env.read_side().may_wait() {
+            return Ok(own.end - own.start);
+        }
         let (first, last) = self.shape.sections(range);
         let detached = self.sections.detach(self.frames(), first, last);
         if !detached.is_empty() {
             self.env.events().count(Counter::Synchronize, 1);
-            // The first wait succeeded on this thread, which has not become a reader since.
             match self.env.read_side().synchronize() {
                 Ok(()) => self.sweep(detached, first, last),
                 Err(_) => self.env.events().report(&Event::Leaked { pfn: range.start().get(), frames: 1 }),
             }
         }
-        Ok(())
+        Ok(own.end - own.start)
     }
 
     /// The frames whose descriptor memory goes when `range` is hidden: without early sections that have other frames,
@@ -298,7 +320,7 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
                 return end;
             }
             let all = PfnRange::block(pfn, section);
-            if self.any_present(all) == is_end { all.start().get() } else { all.end() }
+            if self.any_taken(all) == is_end { all.start().get() } else { all.end() }
         };
         let Some(last) = range.last() else { return range };
         let start = range.start();
@@ -355,7 +377,8 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
         if !section.shared().is_empty() {
             return;
         }
-        if section.present().is_empty() && !section.flags().contains(Flags::EARLY) {
+        let taken = !section.present().is_empty() || !section.reserved().is_empty();
+        if !taken && !section.flags().contains(Flags::EARLY) {
             section.set_flags(Flags::default());
         }
         let tails = section.tails();
@@ -399,6 +422,8 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Drop for Vmemmap<S, E> {
                 let frames = u64::from(part.end - part.start) << this.shape.subsection;
                 section.set_flags(Flags::default());
                 section.present().clear(part.clone());
+                // Of a stage that was forgotten.
+                section.reserved().clear(part.clone());
                 section.shared().clear(part);
                 let own = PfnRange::new(first, frames).map(|range| this.own_pages(range));
                 // SAFETY: mapped by `populate`, and no reader or handle is left, since they borrow the memory map.

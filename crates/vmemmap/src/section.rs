@@ -12,8 +12,8 @@ use crate::tails::TailKey;
 
 /// How sections are cut, and how they lie in the frames of the section table.
 ///
-/// A leaf has the present bitmaps of its sections, one behind the other, then their marked bitmaps, then a tag for each,
-/// then a state for each.
+/// A leaf has the present bitmaps of its sections, one behind the other, then their marked bitmaps, then their reserved
+/// bitmaps, then a word for each with tag and flags.
 /// So the word with the present bit of a frame is found by shifting the frame number, whatever section it is in.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
@@ -43,7 +43,7 @@ impl Shape {
         // A word has the bits of 64 subsections, or of all that a section has.
         let word = if section - subsection < 6 { section } else { subsection + 6 };
         let bitmap_words = 1u32 << (section - word);
-        let leaf = ((1u32 << frame_words) / (2 * bitmap_words + 2)).ilog2();
+        let leaf = ((1u32 << frame_words) / (3 * bitmap_words + 1)).ilog2();
         let bit_mask = (1 << (word - subsection)) - 1;
         Self { section, subsection, frame_words, leaf, word, leaf_words: leaf + (section - word), bit_mask }
     }
@@ -77,8 +77,13 @@ impl Shape {
 
     /// `range` by sections: the section's number, and which of its subsections lie in the range.
     pub(crate) fn parts(self, range: PfnRange) -> impl DoubleEndedIterator<Item = (u64, Range<u32>)> {
-        let (first, last) = self.sections(range);
-        (first..=last).map(move |section| {
+        let (first, end) = if range.is_empty() {
+            (0, 0)
+        } else {
+            let (first, last) = self.sections(range);
+            (first, last + 1)
+        };
+        (first..end).map(move |section| {
             let base = section << self.section;
             let start = range.start().get().max(base) - base;
             let end = (range.end() - base).min(1 << self.section);
@@ -99,11 +104,13 @@ pub(crate) struct Flags(u64);
 
 impl Flags {
     /// Descriptor memory was made for the whole section at boot, holes and all, and goes as a whole.
-    pub(crate) const EARLY: Self = Self(1);
+    pub(crate) const EARLY: Self = Self(1 << 56);
     /// Its frames are in the memory map's hands.
-    pub(crate) const OFFLINE: Self = Self(2);
+    pub(crate) const OFFLINE: Self = Self(1 << 57);
     /// All of it was populated at once, as compounds that share their tails.
-    pub(crate) const WHOLE: Self = Self(4);
+    pub(crate) const WHOLE: Self = Self(1 << 58);
+    /// The bits of the word that are flags.
+    const MASK: u64 = Self::EARLY.0 | Self::OFFLINE.0 | Self::WHOLE.0;
 
     pub(crate) const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
@@ -114,24 +121,29 @@ impl Flags {
     }
 }
 
-/// What a section's marked subsections are, as a word that is 0 where none is marked.
+/// A section's word: what its marked subsections are, 0 where none is marked, and beside that the [`Flags`].
 ///
-/// | bits 62..=63 | bits 0..=61 |
-/// |---|---|
-/// | 2 | a [`TailKey`]: they share these tails |
-/// | 1 | a frame number: their descriptors lie in the altmap with this base |
+/// | bits 62..=63 | bits 56..=58 | bits 0..=55 |
+/// |---|---|---|
+/// | 2 | flags | a [`TailKey`]: they share these tails |
+/// | 1 | flags | a frame number: their descriptors lie in the altmap with this base |
 const ALTMAP: u64 = 1 << 62;
+
+// Neither a frame number nor a key reaches the flags.
+const _: () = assert!(Pfn::MAX.get() & (ALTMAP | Flags::MASK) == 0);
 
 /// What the section table keeps of a section.
 ///
-/// The tag says what the subsections are whose bit is set in the marked bitmap; it is 0 while none is. All words are
-/// written under the memory map's lock. Lookups read the present bitmap, and nothing else.
+/// The tag says what the subsections are whose bit is set in the marked bitmap; it is 0 while none is. A reserved
+/// subsection has its descriptor memory and its marks, but is not present: its descriptors are being written. All words
+/// are written under the memory map's lock. Lookups read the present bitmap, and nothing else.
 #[derive(Clone, Copy)]
 pub(crate) struct Section<'a> {
     present: &'a [Word],
     marked: &'a [Word],
-    tag: &'a Word,
-    flags: &'a Word,
+    reserved: &'a [Word],
+    /// Tag and flags.
+    word: &'a Word,
 }
 
 impl<'a> Section<'a> {
@@ -140,12 +152,11 @@ impl<'a> Section<'a> {
         let (sections, words) = (1 << shape.leaf, shape.bitmap_words());
         let index = index as usize;
         let bitmap = |number: usize| leaf.get(number * words..(number + 1) * words);
-        let word = |kind: usize| leaf.get(2 * sections * words + kind * sections + index);
         Some(Self {
             present: bitmap(index)?,
             marked: bitmap(sections + index)?,
-            tag: word(0)?,
-            flags: word(1)?,
+            reserved: bitmap(2 * sections + index)?,
+            word: leaf.get(3 * sections * words + index)?,
         })
     }
 
@@ -165,38 +176,61 @@ impl<'a> Section<'a> {
         Bitmap(self.marked)
     }
 
+    /// Subsections whose descriptors are being written.
+    pub(crate) fn reserved(self) -> Bitmap<'a> {
+        Bitmap(self.reserved)
+    }
+
+    /// Whether a subsection has descriptors, or is about to.
+    pub(crate) fn is_taken(self, subsection: u32) -> bool {
+        self.present().contains(subsection) || self.reserved().contains(subsection)
+    }
+
+    /// The first of `subsections` that has descriptors or is about to, if one does.
+    pub(crate) fn first_taken(self, mut subsections: Range<u32>) -> Option<u32> {
+        subsections.find(|&subsection| self.is_taken(subsection))
+    }
+
+    fn tag(self) -> u64 {
+        self.word.load(Ordering::Relaxed) & !Flags::MASK
+    }
+
+    fn set_tag(self, tag: u64) {
+        self.word.store(tag | self.flags().0, Ordering::Relaxed);
+    }
+
     /// Which tails the marked subsections use.
     pub(crate) fn tails(self) -> Option<TailKey> {
-        TailKey::from_bits(self.tag.load(Ordering::Relaxed))
+        TailKey::from_bits(self.tag())
     }
 
     /// Says which tails the marked subsections use.
     pub(crate) fn set_tails(self, tails: Option<TailKey>) {
-        self.tag.store(tails.map_or(0, TailKey::bits), Ordering::Relaxed);
+        self.set_tag(tails.map_or(0, TailKey::bits));
     }
 
     /// The base of the altmap that the marked subsections use.
     pub(crate) fn altmap(self) -> Option<Pfn> {
-        let tag = self.tag.load(Ordering::Relaxed);
+        let tag = self.tag();
         Pfn::new(tag & !ALTMAP).filter(|_| tag & ALTMAP != 0 && self.tails().is_none())
     }
 
     /// Says which altmap the marked subsections use.
     pub(crate) fn set_altmap(self, base: Pfn) {
-        self.tag.store(ALTMAP | base.get(), Ordering::Relaxed);
+        self.set_tag(ALTMAP | base.get());
     }
 
     pub(crate) fn flags(self) -> Flags {
-        Flags(self.flags.load(Ordering::Relaxed))
+        Flags(self.word.load(Ordering::Relaxed) & Flags::MASK)
     }
 
     pub(crate) fn set_flags(self, flags: Flags) {
-        self.flags.store(flags.0, Ordering::Relaxed);
+        self.word.store(self.tag() | flags.0, Ordering::Relaxed);
     }
 
     /// Whether there is memory for the descriptors of a subsection, whether or not it is present.
     pub(crate) fn is_covered(self, subsection: u32) -> bool {
-        self.present().contains(subsection)
+        self.is_taken(subsection)
             || self.flags().contains(Flags::EARLY)
             || self.altmap().is_some() && self.shared().contains(subsection)
     }

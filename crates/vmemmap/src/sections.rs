@@ -342,7 +342,10 @@ impl Sections {
     fn is_empty_leaf(&self, words: &[Word]) -> bool {
         let unused = |index| {
             let section = Section::of(words, index, self.shape);
-            section.is_none_or(|section| section.shared().is_empty() && section.flags() == Flags::default())
+            section.is_none_or(|section| {
+                let unmarked = section.shared().is_empty() && section.reserved().is_empty();
+                unmarked && section.flags() == Flags::default()
+            })
         };
         Section::all_present(words, self.shape).is_empty() && (0..1 << self.shape.leaf).all(unused)
     }

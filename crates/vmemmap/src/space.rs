@@ -2,6 +2,7 @@
 //! The trait of an address space that holds descriptors.
 
 use core::fmt;
+use core::num::NonZeroU64;
 use core::ops::Range;
 use core::ptr::NonNull;
 
@@ -128,6 +129,8 @@ pub struct SpaceUsage {
 ///   a page meanwhile finds what stood there, or what stands there now. Until a [`flush`](Self::flush) of the page
 ///   begun afterwards has returned, what stood there may still be reached through stale translations; where the space
 ///   does not [translate](Self::translates), until every reader has left that entered before.
+/// * What [`behind`](Self::behind), [`runs`](Self::runs) and [`every`](Self::every) say of a page that is mapped, and is neither unmapped nor
+///   replaced meanwhile, is so, or [`Behind::Unknown`]. They may be called by any thread, at any time.
 /// * [`is_contiguous`](Self::is_contiguous) is `true` only where that holds for all frames that are mapped.
 /// * [`reaches`](Self::reaches) is `true` only for the memory that `map` would put behind a page.
 /// * [`tail_frames_order`](Self::tail_frames_order) and [`base_shift`](Self::base_shift) never change.
@@ -197,13 +200,34 @@ pub unsafe trait VmemmapSpace {
         false
     }
 
-    /// What stands behind one page now, if it is mapped: its own frame, or the frame of tails as a run of one. For
-    /// checks, not for lookups; as provided, nothing is known.
+    /// What stands behind one page now, if it is mapped: its own frame, or the frame of tails as a run of one. Not for
+    /// lookups; as provided, nothing is known.
     ///
     /// The answer means something only while nobody maps or unmaps the page.
     fn behind(&self, page: u64) -> Behind {
         let _ = page;
         Behind::Unknown
+    }
+
+    /// Calls `each` for the pages of `pages`, all of which are mapped, from the lowest up: with the first page of a run,
+    /// how many pages it has, and what stands behind the first one. Behind the others of a run stand the frames that
+    /// follow, or it has only one. As provided, page by page as [`behind`](Self::behind) says.
+    ///
+    /// Cost: where a space has tables, that of reading the entries.
+    fn runs(&self, pages: Range<u64>, each: &mut dyn FnMut(u64, u64, Behind)) {
+        for page in pages {
+            each(page, 1, self.behind(page));
+        }
+    }
+
+    /// Calls `each` for the first page of `pages` and every `step`-th after it, all of which are mapped, with what stands
+    /// behind it. As provided, as [`behind`](Self::behind) says.
+    fn every(&self, pages: Range<u64>, step: NonZeroU64, each: &mut dyn FnMut(u64, Behind)) {
+        let mut page = pages.start;
+        while page < pages.end {
+            each(page, self.behind(page));
+            page += step.get();
+        }
     }
 
     /// Where the descriptor of `pfn` is. Lock-free.

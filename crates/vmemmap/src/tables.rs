@@ -2,6 +2,7 @@
 //! A memory map's address space in page tables.
 
 use core::fmt;
+use core::num::NonZeroU64;
 use core::ops::Range;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -117,6 +118,14 @@ impl<E: Entry, V: TableEnv> TableSpace<E, V> {
         }
         let mapping = Mapping::new(leaves, prot).on_node(node);
         self.tables.map(self.range(&pages)?, mapping).map_err(|error| self.error(error))
+    }
+
+    /// What a walk to `va` has found.
+    fn found(&self, va: VirtAddr, walk: Walk) -> Behind {
+        let Walk::Mapped(leaf) = walk else { return Behind::Nothing };
+        let offset = va.offset_from(leaf.range.start()).map_or(0, |bytes| bytes >> self.shift());
+        let Some(frame) = leaf.pfn.checked_add(offset) else { return Behind::Nothing };
+        if leaf.prot.contains(Prot::WRITE) { Behind::Own(frame) } else { Behind::Tails(frame) }
     }
 
     /// The level of huge leaves: the one above the last.
@@ -259,10 +268,29 @@ unsafe impl<E: Entry, V: TableEnv> VmemmapSpace for TableSpace<E, V> {
 
     fn behind(&self, page: u64) -> Behind {
         let Some(va) = self.address(page) else { return Behind::Nothing };
-        let Ok(Walk::Mapped(leaf)) = self.tables.walk(va) else { return Behind::Nothing };
-        let offset = va.offset_from(leaf.range.start()).map_or(0, |bytes| bytes >> self.shift());
-        let Some(frame) = leaf.pfn.checked_add(offset) else { return Behind::Nothing };
-        if leaf.prot.contains(Prot::WRITE) { Behind::Own(frame) } else { Behind::Tails(frame) }
+        self.tables.walk(va).map_or(Behind::Nothing, |walk| self.found(va, walk))
+    }
+
+    fn runs(&self, pages: Range<u64>, each: &mut dyn FnMut(u64, u64, Behind)) {
+        let Ok(range) = self.range(&pages) else { return };
+        // Whole pages of the space, whose addresses are canonical: the walk refuses nothing.
+        let _ = self.tables.read().leaves(range, |leaves| {
+            let first = leaves.va.get() >> self.shift();
+            let start = first.max(pages.start);
+            let end = (first + leaves.frames.frames()).min(pages.end);
+            let Some(frame) = leaves.frames.start().checked_add(start - first) else { return };
+            let own = leaves.prot.contains(Prot::WRITE);
+            each(start, end - start, if own { Behind::Own(frame) } else { Behind::Tails(frame) });
+        });
+    }
+
+    fn every(&self, pages: Range<u64>, step: NonZeroU64, each: &mut dyn FnMut(u64, Behind)) {
+        let Ok(range) = self.range(&pages) else { return };
+        // Whole pages of the space, whose addresses are canonical: the walk refuses nothing.
+        let _ = self.tables.read().every(range, step, |va, frame, prot| {
+            let own = prot.contains(Prot::WRITE);
+            each(va.get() >> self.shift(), if own { Behind::Own(frame) } else { Behind::Tails(frame) });
+        });
     }
 
     fn translates(&self) -> bool {

@@ -287,6 +287,10 @@ impl<'m, S: VmemmapSpace, E: VmemmapEnv> Walk<'_, 'm, S, E> {
         let words = unsafe { map.frames().words(frame) }.unwrap_or(&[]);
         let filling = [map.poison.unwrap_or(0); Template::WORDS];
         for (pfn, words) in frames.iter().zip(words.chunks(Template::WORDS)) {
+            if map.is_reserved(pfn) {
+                // Somebody is writing it.
+                continue;
+            }
             match map.has(pfn) {
                 true if map.poison.is_some() && is(words, &filling) => {
                     return broken(pfn, Invariant::Initialised);

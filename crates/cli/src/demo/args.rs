@@ -16,7 +16,8 @@ pub(crate) const TAIL_WRITE: &str = "tail-write-child";
 /// For each page size: plans what fits; builds it out of real memory, with tails that the processor finds in one shared
 /// place; reads all 64 bytes of every descriptor; looks up the head of every frame; takes and drops a reference on every
 /// block; tears all down. Then a child process writes to a shared tail, and is killed by SIGSEGV. Then huge pages are
-/// optimised and restored, and every byte of their descriptors is compared. It ends with what the running kernel spends
+/// optimised and restored, and every byte of their descriptors is compared. A device of 1 TiB is added: when can its first
+/// byte be used, and when its last? It ends with what the running kernel spends
 /// on its own descriptors.
 ///
 /// Resident bytes are those that the operating system reports. It needs no privilege, takes less than a minute, and
@@ -35,6 +36,11 @@ pub(crate) struct DemoArgs {
     /// Edges that such a page does not fit are used as smaller ones.
     #[arg(long = "page", value_name = "SIZE")]
     pub(super) pages: Vec<PageArg>,
+
+    /// How much memory the device has that is added: 1T if not given, or no more than --memory. What does not fit is halved
+    /// until it does, and the output says so.
+    #[arg(long, value_name = "SIZE")]
+    pub(super) device: Option<Size>,
 
     /// Do this part only; may be repeated.
     #[arg(long, value_name = "PART", value_parser = parts())]

@@ -273,7 +273,7 @@ mod tests {
         let geometry = machine::geometry()?;
         let memory = MemoryMap { source, ..MemoryMap::given(Size(bytes)) };
         let pages = super::super::page::pages(geometry, &[page.parse().unwrap()]).ok()?;
-        Some(Context { geometry, frames: memory.frames(geometry), memory, pages, json: true })
+        Some(Context { geometry, frames: memory.frames(geometry), memory, pages, device: None, json: true })
     }
 
     /// A budget of so many mappings beside those that there are, and so much memory.

@@ -5,6 +5,7 @@ mod args;
 mod budget;
 mod build;
 mod check;
+mod device;
 mod env;
 mod exercise;
 mod kernel;
@@ -50,6 +51,7 @@ const PARTS: &[Part] = &[
         run: optimise::run,
     },
     Part { name: "owners", about: "who owns a folio that several address spaces mapped", run: owners::run },
+    Part { name: "device", about: "add a device of 1 TiB: its first byte, and its last", run: device::run },
     Part { name: "kernel", about: "what the running kernel spends on descriptors", run: kernel::run },
 ];
 
@@ -60,6 +62,8 @@ struct Context {
     /// The whole frames of the memory.
     frames: Vec<PfnRange>,
     pages: Vec<Page>,
+    /// The memory of a device, where it is not the usual one.
+    device: Option<Size>,
     json: bool,
 }
 
@@ -80,7 +84,8 @@ impl Context {
             None => MemoryMap::of_this_machine()?,
         };
         let frames = memory.frames(geometry);
-        Ok(Self { geometry, memory, frames, pages, json: args.json })
+        let device = device::size(args.device, args.memory);
+        Ok(Self { geometry, memory, frames, pages, device, json: args.json })
     }
 
     /// Tells humans. What programs read is the report.

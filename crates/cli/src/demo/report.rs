@@ -4,6 +4,7 @@
 use serde::Serialize;
 
 use super::Context;
+use super::device::Device;
 use super::memory_map::{Range, Source};
 use super::optimise::Optimised;
 use super::owners::Owners;
@@ -22,6 +23,8 @@ pub(super) struct Report {
     pub(super) tail_write_address: Option<u64>,
     /// Huge pages that were optimised and restored.
     pub(super) optimised: Vec<Optimised>,
+    /// A device that was added.
+    pub(super) devices: Vec<Device>,
     /// What two trackers know of a folio that three address spaces mapped and two left.
     pub(super) owners: Vec<Owners>,
     /// What the running kernel spends on its own descriptors.
@@ -92,6 +95,7 @@ impl Report {
             tail_write_faulted: None,
             tail_write_address: None,
             optimised: Vec::new(),
+            devices: Vec::new(),
             owners: Vec::new(),
             kernel_memmap_bytes: None,
             skipped: Vec::new(),
@@ -114,6 +118,14 @@ impl Report {
             return Err(Failure::run(format_args!(
                 "{wrong} checks of {page} pages optimised in {place} failed, the first at pfn {first:#x}; that is a bug of \
                  mmkit, please report it"
+            )));
+        }
+        if let Some(one) = self.devices.iter().find(|one| one.lookups_wrong > 0) {
+            let (page, place, wrong, first) =
+                (&one.page, one.place, one.lookups_wrong, one.first_wrong.unwrap_or(0));
+            return Err(Failure::run(format_args!(
+                "{wrong} lookups of a device of {page} pages in {place} failed, the first at pfn {first:#x}; that is a bug \
+                 of mmkit, please report it"
             )));
         }
         match self.tail_write_faulted {
@@ -145,6 +157,7 @@ mod tests {
             tail_write_faulted,
             tail_write_address: None,
             optimised: Vec::new(),
+            devices: Vec::new(),
             owners: Vec::new(),
             kernel_memmap_bytes: None,
             skipped: Vec::new(),
@@ -180,5 +193,15 @@ mod tests {
             let Err(Failure::Run(message)) = with(wrong) else { panic!("it was wrong") };
             assert!(message.contains("1 checks of 2M pages optimised in tables failed"), "{message}");
         }
+        let device = |lookups_wrong| Device {
+            place: "tables",
+            page: "2M".to_owned(),
+            lookups_wrong,
+            ..Device::default()
+        };
+        let with = |one| Report { devices: vec![one], ..report(right.clone(), None) }.verdict();
+        assert!(with(device(0)).is_ok());
+        let Err(Failure::Run(message)) = with(device(1)) else { panic!("it was wrong") };
+        assert!(message.contains("a device of 2M pages in tables"), "{message}");
     }
 }

@@ -8,6 +8,7 @@ pub mod soft;
 mod tables;
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use mmkit_addr::{Geometry, NodeId, Order, Pfn, PfnRange, ZoneId};
 use mmkit_frame::test_util::{TestConfig, TestFrames};
@@ -30,6 +31,7 @@ pub const NODE_1: u64 = 1 << 30;
 pub struct Log {
     tally: Tally,
     pub events: Mutex<Vec<Event>>,
+    pub pauses: AtomicU64,
 }
 
 impl Log {
@@ -49,6 +51,10 @@ impl Events for Log {
 
     fn report(&self, event: &Event) {
         self.events.lock().unwrap().push(*event);
+    }
+
+    fn pause(&self) {
+        self.pauses.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -114,7 +120,7 @@ unsafe impl<R: ReadSide> VmemmapEnv for &TestEnv<'_, R> {
 
 /// A kind of address space that the tests run over.
 pub trait Fixture {
-    type Space<'a>: VmemmapSpace;
+    type Space<'a>: VmemmapSpace + Sync;
     /// Whether tables cost frames, and the tables of tails are shared.
     const TABLES: bool;
 
