@@ -9,7 +9,7 @@ use mmkit_sync::mutant;
 use crate::pages::Pages;
 use crate::shape::{Batch, Counts};
 use crate::words::{ENTIRE, TOTAL, add_to, take_from};
-use crate::{Account, Kind, MapError, Mapcounts, Mapping, MmId, Rmap, Tracker, exclusive, pages};
+use crate::{Account, Kind, MapError, Mapcounts, Mapping, MmId, Rmap, Tracker, pages};
 
 type Of<M> = <<M as MemMap>::Counts as Mapcounts>::Tracker;
 
@@ -285,15 +285,6 @@ pub(crate) fn remap<M: MemMap<Counts: Mapcounts>>(
             mapped -= pages::count_not_entire(&words, frames);
         }
     }
-    let kind = folio.kind();
-    if kind == Kind::Anon {
-        // The first page's flag stood for all. The others' may be left from PTEs that were there before the entry.
-        if exclusive::is(folio, 0) {
-            exclusive::set(folio, batch);
-        } else {
-            exclusive::clear(folio, batch);
-        }
-    }
     let pmd_mapped = if last { -frames } else { 0 };
-    Ok(Account { kind, mapped, pmd_mapped, became_partially_mapped: false, mappings })
+    Ok(Account { kind: folio.kind(), mapped, pmd_mapped, became_partially_mapped: false, mappings })
 }

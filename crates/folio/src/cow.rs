@@ -113,7 +113,7 @@ where
     if words.half[ENTIRE].load(Ordering::Relaxed) == 0 {
         return Err(MapError::EntireNotMapped);
     }
-    if exclusive::is(folio, 0) {
+    if exclusive::all(folio) {
         return Ok(Cow::Exclusive);
     }
     Ok(match sole_mapping(words.half[TOTAL].load(Ordering::Relaxed), held, || references(folio)) {

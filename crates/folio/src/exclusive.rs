@@ -52,20 +52,32 @@ pub(crate) fn is<M: MemMap>(folio: &Folio<'_, M>, index: u64) -> bool {
     if index >= folio.order().frames() {
         return false;
     }
-    let head = head(folio);
-    head.contains(WHOLE) || if index == 0 { head.contains(PAGE) } else { own(folio, index) }
+    let look = || head(folio).contains(WHOLE);
+    let own = || own(folio, index);
+    // The other order: a page's flag that was looked at before it was written.
+    mutant!("exclusive-page-before-mark", look() || own(), own() || look())
 }
 
-/// Cold: a page whose folio has not the mark is looked at before it is copied or kept.
+/// Cold: a page whose folio has not the mark is looked at before it is copied or kept. Where the tails are shared, the first
+/// few may have flags of a life in which they were not.
 fn own<M: MemMap>(folio: &Folio<'_, M>, index: u64) -> bool {
-    folio.flags_at(index).is_some_and(|flags| flags.contains(PAGE))
+    !folio.has_shared_tails() && folio.flags_at(index).is_some_and(|flags| flags.contains(PAGE))
+}
+
+/// Whether all pages are exclusive. Cost: one load; without the mark one for each page, if any page has a flag.
+pub(crate) fn all<M: MemMap>(folio: &Folio<'_, M>) -> bool {
+    head(folio).contains(WHOLE) || (0..folio.order().frames()).all(|index| own(folio, index))
 }
 
 /// The first exclusive page of the batch. Cost: one load; without the mark one for each page up to there, if any page has
 /// a flag.
 #[inline]
 pub(crate) fn first<M: MemMap>(folio: &Folio<'_, M>, batch: Batch) -> Option<u64> {
-    if head(folio).contains(WHOLE) { Some(batch.first) } else { folio.find_at(batch.pages(), PAGE) }
+    match () {
+        () if head(folio).contains(WHOLE) => Some(batch.first),
+        () if folio.has_shared_tails() => None,
+        () => folio.find_at(batch.pages(), PAGE),
+    }
 }
 
 /// No page of the batch is exclusive any more; none of the folio where its tails are shared.

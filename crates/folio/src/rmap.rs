@@ -110,8 +110,10 @@ pub trait Rmap<'m, M: MemMap<Counts: Mapcounts>>: Sealed {
     /// Whether page `index` is exclusive: its address space may write it, and others cannot come to see it but by
     /// [`fork`](Self::fork). Of a folio with shared descriptors, whether all pages are.
     ///
-    /// An entry that maps the whole folio is exclusive as a whole or not at all: ask for page 0. Whether other pages are
-    /// means nothing while the folio is mapped so; [`remap`](Self::remap) makes them what page 0 is.
+    /// The answer does not depend on how the page is mapped. What is done by an entry that maps the whole folio is done to all
+    /// pages, so that they are alike afterwards; [`remap`](Self::remap) changes nothing. Where such an entry took the place of
+    /// PTEs whose pages were not alike, the entry is exclusive if all pages are
+    /// ([`write_fault_entire`](Self::write_fault_entire)).
     ///
     /// Cost: one load; another where the folio is not exclusive as a whole. Acquire: pairs with the release of whoever makes a
     /// part of the folio exclusive no longer, so that a page that stays exclusive is found so all the time.

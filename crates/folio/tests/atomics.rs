@@ -165,3 +165,14 @@ fn sharing_costs_one_or_one_for_each_page_that_differs_from_the_others() {
         );
     });
 }
+
+#[test]
+fn pins_cost_two_whatever_their_number() {
+    with_frozen::<NoPageMapcount<PowerSums>>(9, |_, frozen| {
+        let folio = frozen.into_folio();
+        for n in [1, 512, 60_000] {
+            assert_eq!(of(|| folio.pin(n)), 2);
+            assert_eq!(of(|| folio.unpin(n).map(drop)), 2, "and the references");
+        }
+    });
+}

@@ -237,7 +237,7 @@ fn pages_that_may_be_pinned_are_not_shared_and_stay() {
         let past = MapError::PastEnd { first: 9, count: 8, pages: 16 };
         assert_eq!(folio.try_share(ptes(9, 8)), Err(past));
     });
-    // By an entry for the whole folio: the first page's flag stands for all.
+    // By an entry for the whole folio: all of its pages.
     with_frozen::<NoPageMapcount<PowerSums>>(4, |map, frozen| {
         let _ = map_new_anon(frozen, mm(1), Mapping::Pmd).unwrap();
         let folio = map.try_get(Pfn::ZERO).unwrap();
@@ -311,8 +311,7 @@ fn pins_hold_references_and_are_given_back_in_any_portions() {
     });
 }
 
-/// One PMD takes the place of the owner's PTEs, whose pages are exclusive, and is forked: the flag of the first page
-/// stood for all of them, and those of the others are out of date.
+/// One PMD takes the place of the owner's PTEs, whose pages are exclusive, and is forked: none of them is any more.
 #[test]
 fn pages_that_were_exclusive_before_a_forked_pmd_are_not_when_it_is_replaced() {
     fn check<C: Mapcounts>() {

@@ -6,7 +6,8 @@ mod common;
 
 use common::{mm, ptes, with_frozen};
 use mmkit_folio::{
-    Mapcounts, Mapping, NoPageMapcount, PageMapcount, PowerSums, Rmap, Untracked, map_new_anon,
+    Cow, MapError, Mapcounts, Mapping, NoPageMapcount, PageMapcount, PowerSums, Rmap, Untracked, Why,
+    map_new_anon,
 };
 use mmkit_page::{Folio, MemMap};
 use proptest::prelude::*;
@@ -69,9 +70,9 @@ proptest! {
     }
 }
 
-/// By one entry, by entries for each page, and by one again: the whole stays the whole.
+/// By one entry, by entries for each page, and by one again: the flags are the pages', however they are mapped.
 #[test]
-fn an_entry_for_the_whole_folio_is_exclusive_as_a_whole() {
+fn an_entry_for_the_whole_folio_is_exclusive_if_all_of_its_pages_are() {
     with_frozen::<NoPageMapcount<PowerSums>>(4, |map, frozen| {
         let head = frozen.pfn();
         let _ = map_new_anon(frozen, mm(1), Mapping::Pmd).unwrap();
@@ -79,15 +80,57 @@ fn an_entry_for_the_whole_folio_is_exclusive_as_a_whole() {
         check(&folio, &[true; 16]);
         let _ = folio.remap(mm(1)).unwrap();
         check(&folio, &[true; 16]);
-        folio.try_share(ptes(0, 1)).unwrap();
-        let mut expected = [true; 16];
-        expected[0] = false;
+        folio.try_share(ptes(9, 1)).unwrap();
+        let expected: [bool; 16] = std::array::from_fn(|page| page != 9);
         check(&folio, &expected);
-        // Page 0 is what counts for an entry that maps everything.
-        let _ = folio.add_mappings(mm(1), Mapping::Pmd).unwrap();
-        drop(folio.remove_mappings(mm(1), ptes(0, 16)).unwrap());
+        let again = || {
+            let _ = folio.add_mappings(mm(1), Mapping::Pmd).unwrap();
+            drop(folio.remove_mappings(mm(1), ptes(0, 16)).unwrap());
+        };
+        again();
+        // Page 9 may be somebody else's as well: the whole is not written because page 0 is not.
+        let other = folio.try_clone().unwrap();
+        let why = Why::References { mappings: 1, held: 1, references: 3 };
+        assert_eq!(folio.write_fault_entire(1), Ok(Cow::Copy(why)));
+        folio.pin(1).unwrap();
+        let pinned = MapError::PinnedExclusive { index: 0, pins: 1 };
+        assert_eq!(folio.fork(mm(2), Mapping::Pmd), Err(pinned));
+        drop(folio.unpin(1).unwrap());
         let _ = folio.remap(mm(1)).unwrap();
-        check(&folio, &[false; 16]);
-        drop(folio.remove_mappings(mm(1), ptes(0, 16)).unwrap());
+        check(&folio, &expected);
+        again();
+        drop(other);
+        assert_eq!(folio.write_fault_entire(1), Ok(Cow::Reused));
+        check(&folio, &[true; 16]);
+        drop(folio.remove_mappings(mm(1), Mapping::Pmd).unwrap());
+    });
+}
+
+/// A compound that was exclusive in part is optimised by its last owner and used again: what the first pages, whose
+/// descriptors stay its own, had for themselves tells nothing.
+#[test]
+fn flags_of_single_pages_tell_nothing_where_tails_are_shared() {
+    with_frozen::<NoPageMapcount<PowerSums>>(7, |map, frozen| {
+        let head = frozen.pfn();
+        let _ = map_new_anon(frozen, mm(1), ptes(0, 128)).unwrap();
+        let folio = map.try_get(head).unwrap();
+        folio.try_share(ptes(100, 1)).unwrap();
+        let gone = folio.remove_mappings(mm(1), ptes(0, 128)).unwrap();
+        drop(folio);
+        let mut frozen = gone.references.put().unwrap();
+        // SAFETY: a compound; none of its descriptors is shared in truth.
+        unsafe { frozen.set_shared_tails(true) };
+        let _ = map_new_anon(frozen, mm(1), ptes(0, 128)).unwrap();
+        let folio = map.try_get(head).unwrap();
+        check(&folio, &[true; 128]);
+        let _ = folio.fork(mm(2), ptes(90, 1)).unwrap();
+        check(&folio, &[false; 128]);
+        folio.pin(1).unwrap();
+        let _ = folio.fork(mm(2), ptes(0, 3)).unwrap();
+        drop(folio.unpin(1).unwrap());
+        assert_eq!(folio.write_fault(2, 1), Ok(Cow::Copy(Why::Shared)));
+        drop(folio.remove_mappings(mm(2), ptes(90, 1)).unwrap());
+        drop(folio.remove_mappings(mm(2), ptes(0, 3)).unwrap());
+        drop(folio.remove_mappings(mm(1), ptes(0, 128)).unwrap());
     });
 }

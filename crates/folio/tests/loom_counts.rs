@@ -338,11 +338,17 @@ fn a_write_fault_while_a_reference_goes_2_threads_3_preemptions() {
 }
 
 #[test]
-fn a_write_fault_while_a_reference_stays_2_threads_3_preemptions() {
+fn a_write_fault_while_a_reference_stays_two_slots_2_threads_3_preemptions() {
     write_while_a_reader_stays::<NoPageMapcount<TwoSlots>>();
-    write_while_a_reader_stays::<NoPageMapcount<PowerSums>>();
     for mutant in ["cow-no-lock", "rmap-references-last"] {
         must_fail(mutant, write_while_a_reader_stays::<NoPageMapcount<TwoSlots>>);
+    }
+}
+
+#[test]
+fn a_write_fault_while_a_reference_stays_power_sums_2_threads_3_preemptions() {
+    write_while_a_reader_stays::<NoPageMapcount<PowerSums>>();
+    for mutant in ["cow-no-lock", "rmap-references-last"] {
         must_fail(mutant, write_while_a_reader_stays::<NoPageMapcount<PowerSums>>);
     }
 }
@@ -551,6 +557,39 @@ fn share_against_pin() {
     race(Pinned::new, Pinned::share, Pinned::pin_by_entry, Pinned::check);
 }
 
+/// Page 0 goes to swap while page 1 is pinned: the mark that stands for both is written out, and page 1 is exclusive all the
+/// time.
+fn share_of_a_page_beside_a_pin_of_another() {
+    race(
+        Pinned::new,
+        |pinned| match pinned.world.folio().try_share(Mapping::pte(0)) {
+            Ok(()) => pinned.other.store(1, Ordering::Relaxed),
+            // Pins are the folio's, not a page's.
+            Err(error) => pinned.world.expect(error == MapError::PinnedExclusive { index: 0, pins: 1 }),
+        },
+        |pinned| {
+            let folio = pinned.world.folio();
+            folio.pin(1).unwrap();
+            // SeqCst: pairs with the fence of `try_share`.
+            fence(Ordering::SeqCst);
+            pinned.world.expect(folio.is_exclusive(1));
+        },
+        |pinned| {
+            pinned.world.check();
+            let folio = pinned.world.folio();
+            assert_eq!(folio.is_exclusive(0), pinned.other.load(Ordering::Relaxed) == 0);
+            assert!(folio.is_exclusive(1));
+        },
+    );
+}
+
+#[test]
+fn a_pin_beside_a_page_that_is_shared_2_threads_3_preemptions() {
+    share_of_a_page_beside_a_pin_of_another();
+    must_fail("exclusive-mark-first", share_of_a_page_beside_a_pin_of_another);
+    must_fail("exclusive-page-before-mark", share_of_a_page_beside_a_pin_of_another);
+}
+
 #[test]
 fn a_fork_against_a_pin_2_threads_3_preemptions() {
     fork_against_pin();
@@ -579,4 +618,6 @@ fn two_leave<C: Mapcounts>() {
 fn the_last_two_unmap_2_threads_3_preemptions() {
     two_leave::<NoPageMapcount<TwoSlots>>();
     two_leave::<NoPageMapcount<PowerSums>>();
+    must_fail("bitlock-load-then-store", two_leave::<NoPageMapcount<TwoSlots>>);
+    must_fail("bitlock-relaxed-lock", two_leave::<NoPageMapcount<PowerSums>>);
 }

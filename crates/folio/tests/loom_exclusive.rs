@@ -87,7 +87,12 @@ fn two_parts_stop_being_exclusive_2_threads_3_preemptions() {
 #[test]
 fn a_look_while_the_mark_is_written_out_2_threads_3_preemptions() {
     looked_at_while_a_part_is_shared();
-    for mutant in ["exclusive-mark-first", "exclusive-write-out-relaxed", "exclusive-look-relaxed"] {
+    for mutant in [
+        "exclusive-mark-first",
+        "exclusive-page-before-mark",
+        "exclusive-write-out-relaxed",
+        "exclusive-look-relaxed",
+    ] {
         must_fail(mutant, looked_at_while_a_part_is_shared);
     }
 }
