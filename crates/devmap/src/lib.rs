@@ -27,6 +27,7 @@ mod operations;
 mod pagemap;
 #[cfg(feature = "alloc")]
 mod registry;
+mod zones;
 
 #[cfg(feature = "alloc")]
 pub use builder::{BuildError, PagemapBuilder};
@@ -44,3 +45,4 @@ pub use operations::{Failed, Operations, Provided};
 pub use pagemap::{DevPagemap, PagemapInfo};
 #[cfg(feature = "alloc")]
 pub use registry::{Pagemap, PagemapRef, Registry, RegistryReader};
+pub use zones::{NodeSpans, Span, SpanError};
