@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The figures of device memory: how fast its descriptors are written, and who waits meanwhile.
+//! The figures of device memory: how fast its descriptors are written, who waits meanwhile, and how its owner is found.
 
 mod env;
 mod hold;
 mod init;
+mod lookup;
 
 use std::error::Error;
 
@@ -59,6 +60,7 @@ pub(crate) fn run(
         init::all(size),
     );
     add("hotplug_lock_held_us_1g, hotplug_lock_held_us_1t", hold::longest(size).map(Vec::from));
+    add("lookup_ratio", lookup::ratio(effort).map(|figure| vec![figure]));
     notes.push(
         "altmap_vs_ram: not reproduced here, for want of slow device memory; docs/devmap.md has published figures"
             .to_owned(),

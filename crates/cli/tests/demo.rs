@@ -131,6 +131,8 @@ fn a_device_is_usable_from_its_first_part_on() {
         assert!(seconds("first_use_seconds") <= seconds("one_thread_seconds"));
         assert!(seconds("reserve_seconds") < seconds("all_threads_seconds"));
     }
+    let removal = &report["removal"];
+    assert_eq!((removal["pages_read"].as_u64(), removal["wrong"].as_u64()), (Some(64), Some(0)), "{removal}");
     // A page for each of 1024, and tables; a page for each of two, and a run of tails.
     let bytes = |one: usize| devices[one]["metadata_bytes"].as_u64().unwrap();
     assert!((1024 * 4096..1100 * 4096).contains(&bytes(0)), "{}", bytes(0));

@@ -155,27 +155,32 @@ impl<'t, E: Entry, V: TableEnv> Reader<'t, E, V> {
     ) -> Result<(), Error> {
         let span = self.tables.span(range)?;
         let shift = self.tables.shape().base_shift();
-        let mut pages = (span.from..=span.last)
-            .step_by(usize::try_from(step.get() << shift).unwrap_or(usize::MAX))
-            .peekable();
-        while let Some(&first) = pages.peek() {
-            let (node, index) = self.last_above(first);
+        // Past the last position where the next one does not fit.
+        let next = |at: u64| {
+            step.get().checked_mul(1 << shift).and_then(|step| at.checked_add(step)).unwrap_or(u64::MAX)
+        };
+        let mut at = span.from;
+        while at <= span.last {
+            let (node, index) = self.last_above(at);
             if node.level == 0 {
-                let last = node.whole().last;
-                while let Some(at) = pages.next_if(|&at| at <= last) {
+                let last = node.whole().last.min(span.last);
+                while at <= last {
                     let slot = E::decode(load(node.entry_cell(node.index(at))), Level::LAST).for_readers();
                     if let Slot::Present(Target::Leaf { pfn, prot }) = slot {
                         visit(self.tables.va(at), pfn, prot);
                     }
+                    at = next(at);
                 }
                 continue;
             }
             let (slot, part) = (node.slot(index).for_readers(), node.span(index));
-            while let Some(at) = pages.next_if(|&at| at <= part.last) {
-                let Slot::Present(Target::Leaf { pfn, prot }) = slot else { continue };
-                if let Some(pfn) = pfn.checked_add((at - part.from) >> shift) {
+            while at <= part.last.min(span.last) {
+                if let Slot::Present(Target::Leaf { pfn, prot }) = slot
+                    && let Some(pfn) = pfn.checked_add((at - part.from) >> shift)
+                {
                     visit(self.tables.va(at), pfn, prot);
                 }
+                at = next(at);
             }
         }
         Ok(())

@@ -18,6 +18,7 @@ use super::Context;
 use super::check::Tally;
 use super::env::{DemoEnv, bundle, env};
 use super::page::{Page, pages};
+use super::removal;
 use super::report::Report;
 use crate::failure::Failure;
 use crate::output::table;
@@ -86,7 +87,10 @@ pub(super) fn run(context: &Context, report: &mut Report) -> Result<(), Failure>
             Err(why) => report.skipped.push(format!("device: {why}")),
         }
     }
-    context.say(&shown(&report.devices))
+    context.say(&shown(&report.devices))?;
+    let removal = removal::run(geometry, small)?;
+    report.removal = Some(removal);
+    context.say(&removal.shown(&small.name))
 }
 
 /// Where the descriptors are.

@@ -8,6 +8,7 @@ use super::device::Device;
 use super::memory_map::{Range, Source};
 use super::optimise::Optimised;
 use super::owners::Owners;
+use super::removal::Removal;
 use crate::failure::Failure;
 
 /// The result of the demo. What was left out or could not be known is `null`.
@@ -25,6 +26,8 @@ pub(super) struct Report {
     pub(super) optimised: Vec<Optimised>,
     /// A device that was added.
     pub(super) devices: Vec<Device>,
+    /// A device that was pulled while pages of it were held.
+    pub(super) removal: Option<Removal>,
     /// What two trackers know of a folio that three address spaces mapped and two left.
     pub(super) owners: Vec<Owners>,
     /// What the running kernel spends on its own descriptors.
@@ -96,6 +99,7 @@ impl Report {
             tail_write_address: None,
             optimised: Vec::new(),
             devices: Vec::new(),
+            removal: None,
             owners: Vec::new(),
             kernel_memmap_bytes: None,
             skipped: Vec::new(),
@@ -128,6 +132,11 @@ impl Report {
                  of mmkit, please report it"
             )));
         }
+        if let Some(removal) = self.removal.filter(|removal| !removal.is_right()) {
+            return Err(Failure::run(format_args!(
+                "a device that was pulled did not go as it must ({removal:?}); that is a bug of mmkit, please report it"
+            )));
+        }
         match self.tail_write_faulted {
             Some(false) => Err(Failure::run(
                 "a write to a shared tail was not stopped by SIGSEGV; that is a bug of mmkit, please report it",
@@ -158,6 +167,7 @@ mod tests {
             tail_write_address: None,
             optimised: Vec::new(),
             devices: Vec::new(),
+            removal: None,
             owners: Vec::new(),
             kernel_memmap_bytes: None,
             skipped: Vec::new(),
@@ -203,5 +213,10 @@ mod tests {
         assert!(with(device(0)).is_ok());
         let Err(Failure::Run(message)) = with(device(1)) else { panic!("it was wrong") };
         assert!(message.contains("a device of 2M pages in tables"), "{message}");
+        let with = |wrong| Report {
+            removal: Some(Removal { wrong, ..Removal::default() }),
+            ..report(right.clone(), None)
+        };
+        assert!(with(0).verdict().is_ok() && with(1).verdict().is_err());
     }
 }

@@ -52,12 +52,12 @@ use crate::{Altmap, Populate, Vmemmap, VmemmapEnv, VmemmapError, VmemmapSpace};
 /// staged.publish();
 /// assert!(map.is_present(Pfn::ZERO));
 ///
-/// // Another gigabyte, usable from its first section on.
-/// let next = PfnRange::new(Pfn::new(2 << 18).unwrap(), 1 << 18).unwrap();
+/// // Another one, as single frames, usable from its first section on.
+/// let next = PfnRange::new(Pfn::new(2 << 18).unwrap(), 1 << 16).unwrap();
 /// let staged = map.stage(Populate::new(next))?.deferred();
 /// let first = staged.step().unwrap();
 /// assert!(map.is_present(first.start()) && !map.is_present(next.last().unwrap()));
-/// assert_eq!((staged.progress().done, staged.progress().parts), (1, 8));
+/// assert_eq!((staged.progress().done, staged.progress().parts), (1, 2));
 /// staged.publish();
 /// assert!(map.is_present(next.last().unwrap()));
 /// # }
