@@ -169,7 +169,10 @@ impl<S: Shards> LiveRef<S> {
     }
 
     /// How many references are held; exact if it is 0 and this was seen dead before, else an estimate from above.
-    fn held(&self) -> u64 {
+    ///
+    /// Cost: two loads per shard and a full fence.
+    #[must_use]
+    pub fn held(&self) -> u64 {
         // SeqCst: pairs with the fence of `enter_many`.
         mutant!("live-drain-no-fence", fence(Ordering::SeqCst), ());
         let shards = self.shards.shards();

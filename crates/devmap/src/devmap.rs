@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A memory map with devices in it.
+
+use core::fmt;
+use core::ptr::NonNull;
+
+use mmkit_addr::Pfn;
+use mmkit_page::{Frozen, MemMap, Page};
+use mmkit_vmemmap::{Vmemmap, VmemmapEnv, VmemmapSpace};
+
+use crate::{DevmapError, PagemapIndex, Registry, kinds};
+
+/// A memory map with devices in it: the descriptors of all memory, and a [`Registry`] that says what of it is whose.
+///
+/// It is a [`MemMap`] with the descriptors of the [`Vmemmap`] inside. A folio of a device is a folio of this map, so its last
+/// reference finds the way back to its pagemap.
+///
+/// Whoever claims free frames of a device past it ([`MemMap::claim`]) has them as anybody has who was first. The memory does
+/// not go before they are free again, but nobody waits for that:
+/// [`unregister`](crate::Registration::unregister) refuses.
+pub struct Devmap<S: VmemmapSpace, E: VmemmapEnv> {
+    map: Vmemmap<S, E>,
+    registry: Registry<E::Read, E::Lock>,
+}
+
+impl<S: VmemmapSpace, E: VmemmapEnv> Devmap<S, E> {
+    /// `map`, with devices to come. `read_side` is that of the registry.
+    ///
+    /// # Errors
+    ///
+    /// [`DevmapError::NoMemory`].
+    pub fn new(map: Vmemmap<S, E>, read_side: E::Read) -> Result<Self, DevmapError> {
+        Ok(Self::with_registry(map, Registry::new(read_side)?))
+    }
+
+    /// `map`, with an empty registry that was made for it.
+    ///
+    /// Pagemaps that are in the registry already have frames in another memory map.
+    #[must_use]
+    pub const fn with_registry(map: Vmemmap<S, E>, registry: Registry<E::Read, E::Lock>) -> Self {
+        Self { map, registry }
+    }
+
+    /// The memory map: for memory of the machine.
+    #[must_use]
+    pub const fn memory(&self) -> &Vmemmap<S, E> {
+        &self.map
+    }
+
+    /// Which frames are whose.
+    #[must_use]
+    pub const fn registry(&self) -> &Registry<E::Read, E::Lock> {
+        &self.registry
+    }
+
+    /// The pagemap that a block with no references was made of.
+    pub(crate) fn index_of(&self, frozen: &Frozen<'_, Self>) -> Option<PagemapIndex> {
+        // SAFETY: of the words of the head only the index is read, which map counts do not use.
+        let descriptors = unsafe { frozen.descriptors() };
+        PagemapIndex::read(&descriptors.words(0)?)
+    }
+}
+
+// SAFETY: every call is passed on to the one memory map inside, which keeps the contract; the two have all descriptors in
+// common, and the same `Counts`. `release` is replaced, which may be.
+unsafe impl<S: VmemmapSpace, E: VmemmapEnv> MemMap for Devmap<S, E> {
+    type Read = E::Read;
+    type Counts = E::Counts;
+
+    fn read_side(&self) -> &E::Read {
+        self.map.read_side()
+    }
+
+    #[inline]
+    unsafe fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
+        // SAFETY: passed on to the caller.
+        unsafe { self.map.descriptor(pfn) }
+    }
+
+    #[inline]
+    unsafe fn run(&self, pfn: Pfn, most: u64) -> Option<(NonNull<Page>, u64)> {
+        // SAFETY: passed on to the caller.
+        unsafe { self.map.run(pfn, most) }
+    }
+
+    /// As provided for memory of the machine. A folio of a device goes the way of its kind, and its references on the pagemap
+    /// are put.
+    fn release(&self, frozen: Frozen<'_, Self>) {
+        match self.index_of(&frozen) {
+            Some(index) => kinds::last_put(frozen.map(), frozen, index),
+            None => drop(frozen.into_free()),
+        }
+    }
+}
+
+impl<S: VmemmapSpace, E: VmemmapEnv> fmt::Debug for Devmap<S, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Devmap").field("map", &self.map).field("registry", &self.registry).finish()
+    }
+}

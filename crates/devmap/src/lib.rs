@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Memory of devices, with descriptors.
+#![no_std]
+
+#[cfg(feature = "alloc")]
+extern crate alloc;
+#[cfg(any(test, mmkit_loom))]
+extern crate std;
+
+#[cfg(feature = "alloc")]
+mod builder;
+#[cfg(feature = "alloc")]
+mod devmap;
+mod error;
+#[cfg(feature = "alloc")]
+mod folio;
+#[cfg(feature = "alloc")]
+mod heap;
+mod index;
+mod kind;
+#[cfg(feature = "alloc")]
+mod kinds;
+#[cfg(feature = "alloc")]
+mod life;
+mod operations;
+#[cfg(feature = "alloc")]
+mod pagemap;
+#[cfg(feature = "alloc")]
+mod registry;
+
+#[cfg(feature = "alloc")]
+pub use builder::{BuildError, PagemapBuilder};
+#[cfg(feature = "alloc")]
+pub use devmap::Devmap;
+pub use error::DevmapError;
+#[cfg(feature = "alloc")]
+pub use folio::{DeviceFolio, TakeError};
+pub use index::PagemapIndex;
+pub use kind::{Kind, Owner};
+#[cfg(feature = "alloc")]
+pub use life::{RegisterError, Registration, Revoke, UnregisterError};
+pub use operations::{Failed, Operations, Provided};
+#[cfg(feature = "alloc")]
+pub use pagemap::{DevPagemap, PagemapInfo};
+#[cfg(feature = "alloc")]
+pub use registry::{Pagemap, PagemapRef, Registry, RegistryReader};

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Making a device's memory usable.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use mmkit_addr::PfnRange;
+use mmkit_vmemmap::{Altmap, Executor, Populate, Staged, Vmemmap, VmemmapEnv, VmemmapError, VmemmapSpace};
+
+use super::Registration;
+use crate::heap::list;
+use crate::registry::Reserved;
+use crate::{DevPagemap, Devmap, DevmapError, PagemapInfo};
+
+/// A description that was not registered, and why.
+#[derive(Debug)]
+pub struct RegisterError {
+    /// Why.
+    pub error: DevmapError,
+    /// The description, as it was. `None` only if the thread became a reader in the middle: then the intervals stay
+    /// reserved, since who looks at them cannot be waited for.
+    pub pagemap: Option<DevPagemap>,
+}
+
+impl fmt::Display for RegisterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl core::error::Error for RegisterError {}
+
+impl<S: VmemmapSpace, E: VmemmapEnv> Devmap<S, E> {
+    /// Gives the memory of `pagemap` descriptors, and makes it usable. `executor` runs what takes long. Linux:
+    /// `memremap_pages`.
+    ///
+    /// 1. *Reserve* all intervals, so that nobody else begins with one of them.
+    /// 2. *Populate*: reserve and map the descriptors of one range after the other. Everything that can fail is done.
+    /// 3. *Initialise* the descriptors, in parts, on as many threads as `executor` has, without a lock.
+    /// 4. *Publish*: the frames get present in the memory map, and last, lookups find the pagemap.
+    ///
+    /// The thread is not inside a reader.
+    ///
+    /// # Errors
+    ///
+    /// [`DevmapError`], with the description and everything else as before: what was done of the ranges before is undone.
+    /// [`DevmapError::Overlap`] where another pagemap has a frame of it, [`DevmapError::Ram`] where the machine has one.
+    ///
+    /// Cost: for each part of a range a hold of the memory map's lock; a wait for readers of the registry; each descriptor
+    /// is written once.
+    pub fn register<X: Executor + ?Sized>(
+        &self,
+        pagemap: DevPagemap,
+        executor: &X,
+    ) -> Result<Registration<'_, S, E>, RegisterError>
+    where
+        Vmemmap<S, E>: Sync,
+    {
+        let DevPagemap { info, mut altmap } = pagemap;
+        let reserved = match self.registry().reserve(info) {
+            Ok(reserved) => reserved,
+            Err((info, error)) => {
+                return Err(RegisterError { error, pagemap: Some(DevPagemap { info, altmap }) });
+            }
+        };
+        match self.populate(&reserved, altmap.as_mut(), executor) {
+            Ok(()) => {
+                reserved.pagemap().hold();
+                reserved.show();
+                Ok(Registration::new(self, reserved, altmap))
+            }
+            Err(error) => {
+                let info = reserved.release().ok();
+                Err(RegisterError { error, pagemap: info.map(|info| DevPagemap { info, altmap }) })
+            }
+        }
+    }
+
+    /// Descriptors for all ranges, in the memory map at last; or for none.
+    fn populate<X: Executor + ?Sized>(
+        &self,
+        reserved: &Reserved<'_, E::Read, E::Lock>,
+        altmap: Option<&mut Altmap>,
+        executor: &X,
+    ) -> Result<(), DevmapError>
+    where
+        Vmemmap<S, E>: Sync,
+    {
+        let info: &PagemapInfo = reserved.pagemap();
+        // Dropping what is staged undoes it.
+        let mut stages: Vec<Staged<'_, S, E>> = list(info.ranges().len())?;
+        let mut altmap = altmap;
+        for &range in info.ranges() {
+            let mut request = Populate::new(range).compounds(info.order()).at(info.place());
+            if let Some(altmap) = altmap.take() {
+                request = request.altmap(altmap);
+            }
+            if let Some(kind) = info.pageblocks {
+                request = request.pageblocks(kind);
+            }
+            stages.push(self.memory().stage(request).map_err(|cause| refused(range, cause))?);
+        }
+        run_all(&stages, executor);
+        for stage in stages {
+            stage.publish();
+        }
+        Ok(())
+    }
+}
+
+/// Writes all parts of all stages, those of different ranges beside each other.
+fn run_all<S: VmemmapSpace, E: VmemmapEnv, X: Executor + ?Sized>(stages: &[Staged<'_, S, E>], executor: &X)
+where
+    Vmemmap<S, E>: Sync,
+{
+    let parts = stages.iter().map(|stage| stage.progress().parts).sum();
+    executor.run(parts, &|_| {
+        // Whichever range has something left.
+        let _ = stages.iter().find_map(Staged::step);
+    });
+}
+
+/// What the memory map's refusal of a range means for a device.
+fn refused(range: PfnRange, cause: VmemmapError) -> DevmapError {
+    match cause {
+        // No pagemap has it, since the interval is reserved.
+        VmemmapError::Present { .. } | VmemmapError::Staged { .. } | VmemmapError::Early { .. } => {
+            DevmapError::Ram { range, cause }
+        }
+        cause => DevmapError::Memory { range, cause },
+    }
+}

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Taking a device's memory away.
+
+use alloc::boxed::Box;
+use core::fmt;
+use core::ops::ControlFlow;
+
+use mmkit_addr::PfnRange;
+use mmkit_sync::mutant;
+use mmkit_vmemmap::{Altmap, VmemmapEnv, VmemmapSpace};
+
+use crate::registry::Reserved;
+use crate::{DevPagemap, Devmap, DevmapError, Pagemap, PagemapInfo};
+
+/// Takes frames out of the address spaces that map them: what a memory manager does for
+/// [`Registration::unregister`].
+pub trait Revoke {
+    /// Removes every translation to a frame of `range`, flushes, and puts the references that the translations had. New
+    /// ones may come about while the call lasts, of those who had a reference before the pagemap was killed: it is made
+    /// again for them. Linux: `unmap_mapping_range` on each of the device's mappings.
+    fn revoke(&self, range: PfnRange);
+}
+
+/// Nobody maps the memory.
+impl Revoke for () {
+    fn revoke(&self, _: PfnRange) {}
+}
+
+impl<R: Revoke + ?Sized> Revoke for &R {
+    fn revoke(&self, range: PfnRange) {
+        (**self).revoke(range);
+    }
+}
+
+/// How far the memory is on its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The references of the memory itself are held.
+    Held,
+    /// They were put. So many ranges are out of the memory map, counted from the last.
+    Draining { removed: usize },
+}
+
+/// The one right to take a device's memory away. Made by [`Devmap::register`].
+///
+/// Callbacks are not given it. Dropping it kills the pagemap: nobody gets a new reference; but it frees nothing, and the
+/// memory stays for those who have one, and its intervals reserved, for as long as the [`Devmap`] exists.
+#[must_use = "dropping it kills the pagemap, and nobody can take the memory away any more"]
+pub struct Registration<'d, S: VmemmapSpace, E: VmemmapEnv> {
+    devmap: &'d Devmap<S, E>,
+    /// Until it is released.
+    reserved: Option<Reserved<'d, E::Read, E::Lock>>,
+    altmap: Option<Altmap>,
+    stage: Stage,
+}
+
+/// A pagemap that is not gone, and why. It is killed; trying again goes on where this stopped.
+pub struct UnregisterError<'d, S: VmemmapSpace, E: VmemmapEnv> {
+    /// Why.
+    pub error: DevmapError,
+    /// The right to try again.
+    pub registration: Registration<'d, S, E>,
+}
+
+impl<S: VmemmapSpace, E: VmemmapEnv> fmt::Debug for UnregisterError<'_, S, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "UnregisterError({:?})", self.error)
+    }
+}
+
+impl<S: VmemmapSpace, E: VmemmapEnv> fmt::Display for UnregisterError<'_, S, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl<S: VmemmapSpace, E: VmemmapEnv> core::error::Error for UnregisterError<'_, S, E> {}
+
+impl<'d, S: VmemmapSpace, E: VmemmapEnv> Registration<'d, S, E> {
+    pub(super) fn new(
+        devmap: &'d Devmap<S, E>,
+        reserved: Reserved<'d, E::Read, E::Lock>,
+        altmap: Option<Altmap>,
+    ) -> Self {
+        Self { devmap, reserved: Some(reserved), altmap, stage: Stage::Held }
+    }
+
+    /// The pagemap.
+    #[must_use]
+    pub fn pagemap(&self) -> &Pagemap {
+        match &self.reserved {
+            Some(reserved) => reserved.pagemap(),
+            None => unreachable!("released only by what takes the registration"),
+        }
+    }
+
+    /// From now on nobody finds the pagemap or gets a reference; who has one keeps it. Linux: `percpu_ref_kill`.
+    pub fn kill(&self) {
+        if let Some(reserved) = &self.reserved {
+            reserved.pagemap().kill();
+            reserved.hide();
+        }
+    }
+
+    /// Takes the memory away: descriptors, intervals, pagemap. The description comes back, and can be registered again.
+    /// Linux: `memunmap_pages`.
+    ///
+    /// 1. *Kill* it: no lookup finds it, no reference is given out.
+    /// 2. *Revoke* the translations of user memory, by `revoke`.
+    /// 3. *Wait* for the last reference: `pause` is called with a count from 0 for as long as there is one, to sleep, spin, or
+    ///    give up.
+    /// 4. *Remove* the ranges from the memory map: hidden, readers waited for, unmapped, flushed, frames given back.
+    /// 5. *Release* the intervals, wait for readers of the registry, free the pagemap.
+    ///
+    /// Translations that come about late, from those who had a reference before 1, are revoked again while it waits.
+    ///
+    /// # Errors
+    ///
+    /// The registration, and why: [`DevmapError::Held`] where `pause` gave up, [`DevmapError::Memory`] where somebody has
+    /// claimed a free frame. The pagemap is killed, everything else is as it was or gone, range by range; trying again goes on
+    /// from there.
+    ///
+    /// Cost: two loads per processor each time it looks for references; that of [`mmkit_vmemmap::Vmemmap::remove`]
+    /// for each range; a wait for readers.
+    pub fn unregister(
+        mut self,
+        revoke: &dyn Revoke,
+        pause: impl FnMut(u32) -> ControlFlow<()>,
+    ) -> Result<DevPagemap, UnregisterError<'d, S, E>> {
+        match self.take_away(revoke, pause) {
+            Ok(info) => Ok(DevPagemap { info, altmap: self.altmap.take() }),
+            Err(error) => Err(UnregisterError { error, registration: self }),
+        }
+    }
+
+    fn take_away(
+        &mut self,
+        revoke: &dyn Revoke,
+        mut pause: impl FnMut(u32) -> ControlFlow<()>,
+    ) -> Result<Box<PagemapInfo>, DevmapError> {
+        self.kill();
+        let Some(reserved) = &self.reserved else {
+            unreachable!("released only by what takes the registration")
+        };
+        let pagemap = reserved.pagemap();
+        let revoke_all = || pagemap.ranges().iter().for_each(|&range| revoke.revoke(range));
+        if let Stage::Held = self.stage {
+            mutant!("life-no-revoke", revoke_all(), ());
+            // SAFETY: taken when it was registered, and the stage says that they were not put.
+            unsafe { pagemap.let_go() };
+            self.stage = Stage::Draining { removed: 0 };
+        }
+        let drained = pagemap.drain(|tries| {
+            // Rarely, but again and again: nothing says when the last of those who began before the kill are done.
+            if tries.is_power_of_two() || tries == 0 {
+                revoke_all();
+            }
+            pause(tries)
+        });
+        let range = pagemap
+            .ranges()
+            .first()
+            .copied()
+            .unwrap_or(PfnRange::block(mmkit_addr::Pfn::ZERO, mmkit_addr::Order::ZERO));
+        drained.map_err(|still| DevmapError::Held { range, held: still.held })?;
+        self.remove()?;
+        let Some(reserved) = self.reserved.take() else { unreachable!("seen above") };
+        reserved.release().map_err(|(reserved, error)| {
+            self.reserved = Some(reserved);
+            error
+        })
+    }
+
+    /// Takes what is left of the ranges out of the memory map, from the last on.
+    fn remove(&mut self) -> Result<(), DevmapError> {
+        let Self { devmap, reserved: Some(reserved), altmap, stage: Stage::Draining { removed } } = self
+        else {
+            return Ok(());
+        };
+        let ranges = reserved.pagemap().ranges();
+        while let Some(&range) = ranges.len().checked_sub(*removed + 1).and_then(|at| ranges.get(at)) {
+            let result = match altmap {
+                Some(altmap) => devmap.memory().remove_altmap(range, altmap),
+                None => devmap.memory().remove(range),
+            };
+            result.map_err(|cause| DevmapError::Memory { range, cause })?;
+            *removed += 1;
+        }
+        Ok(())
+    }
+}
+
+impl<S: VmemmapSpace, E: VmemmapEnv> Drop for Registration<'_, S, E> {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl<S: VmemmapSpace, E: VmemmapEnv> fmt::Debug for Registration<'_, S, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registration")
+            .field("pagemap", &self.reserved.as_ref().map(Reserved::pagemap))
+            .field("stage", &self.stage)
+            .finish()
+    }
+}

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A pagemap that is registered.
+
+use alloc::boxed::Box;
+use core::fmt;
+use core::ops::{ControlFlow, Deref};
+
+use mmkit_sync::{LiveRef, Shard, Shards, StillHeld};
+
+use crate::heap::array;
+use crate::{DevmapError, PagemapIndex, PagemapInfo};
+
+/// The counters of a pagemap's references.
+struct Counters(Box<[Shard]>);
+
+// SAFETY: the box is never exchanged, and what it holds does not move with it.
+unsafe impl Shards for Counters {
+    fn shards(&self) -> &[Shard] {
+        &self.0
+    }
+}
+
+/// A pagemap that is registered: what a lookup finds. What was said of it is read through [`PagemapInfo`].
+pub struct Pagemap {
+    info: Box<PagemapInfo>,
+    index: PagemapIndex,
+    live: LiveRef<Counters>,
+}
+
+impl Pagemap {
+    pub(super) fn counters(processors: usize) -> Result<Box<[Shard]>, DevmapError> {
+        array(processors, Shard::new)
+    }
+
+    pub(super) fn new(info: Box<PagemapInfo>, index: PagemapIndex, counters: Box<[Shard]>) -> Self {
+        Self { info, index, live: LiveRef::new(Counters(counters)) }
+    }
+
+    pub(super) fn into_info(self) -> Box<PagemapInfo> {
+        self.info
+    }
+
+    /// Its name in descriptors.
+    #[must_use]
+    pub const fn index(&self) -> PagemapIndex {
+        self.index
+    }
+
+    /// Whether it is going: nobody gets a new reference. A snapshot.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.live.is_dead()
+    }
+
+    /// References that are held: exact once it is dead and there are none.
+    #[must_use]
+    pub fn references(&self) -> u64 {
+        self.live.held()
+    }
+
+    /// Takes `n` references, unless it is going. Whoever has one finds what is behind this in place.
+    #[must_use]
+    pub(crate) fn get(&self, processor: usize, n: u32) -> bool {
+        self.live.enter_many(processor, n).map(core::mem::forget).is_some()
+    }
+
+    /// Puts `n` references.
+    ///
+    /// # Safety
+    ///
+    /// The caller has them, from [`get`](Self::get), and uses them no more. He is inside a reader of the registry, since
+    /// this may be freed as soon as they are put.
+    pub(crate) unsafe fn put(&self, processor: usize, n: u32) {
+        // SAFETY: passed on to the caller.
+        unsafe { self.live.put_many(processor, n) };
+    }
+
+    /// Takes the references that stand for the memory itself, before anybody finds it.
+    pub(crate) fn hold(&self) {
+        self.bulk(|n| {
+            let alive = self.get(0, n);
+            debug_assert!(alive, "nobody kills what nobody finds");
+        });
+    }
+
+    /// Puts the references that [`hold`](Self::hold) took.
+    ///
+    /// # Safety
+    ///
+    /// They were taken, and are put once.
+    pub(crate) unsafe fn let_go(&self) {
+        // SAFETY: those that `hold` took, by the caller's promise, who has this registered still.
+        self.bulk(|n| unsafe { self.put(0, n) });
+    }
+
+    fn bulk(&self, mut each: impl FnMut(u32)) {
+        let mut left = self.bulk_references();
+        while left > 0 {
+            let n = u32::try_from(left).unwrap_or(u32::MAX);
+            each(n);
+            left -= u64::from(n);
+        }
+    }
+
+    pub(crate) fn kill(&self) -> bool {
+        self.live.kill()
+    }
+
+    pub(crate) fn drain(&self, pause: impl FnMut(u32) -> ControlFlow<()>) -> Result<(), StillHeld> {
+        self.live.drain(pause)
+    }
+}
+
+impl Deref for Pagemap {
+    type Target = PagemapInfo;
+
+    fn deref(&self) -> &PagemapInfo {
+        &self.info
+    }
+}
+
+impl fmt::Debug for Pagemap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pagemap")
+            .field("index", &self.index)
+            .field("info", &self.info)
+            .field("live", &self.live)
+            .finish()
+    }
+}

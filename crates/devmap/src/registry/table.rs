@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The sorted array in which frame numbers are looked up.
+
+use alloc::boxed::Box;
+use core::ptr::NonNull;
+
+use mmkit_addr::{Pfn, PfnRange};
+use mmkit_sync::atomic::{AtomicU64, Ordering};
+use mmkit_sync::mutant;
+
+use super::Pagemap;
+use crate::heap::{array, boxed};
+use crate::{DevmapError, PagemapIndex};
+
+/// Intervals in ascending order, and pagemaps by index. Once published only the visible ends change.
+pub(super) struct Table {
+    /// Intervals that there are.
+    len: usize,
+    /// Where each begins; `u64::MAX` past the last.
+    starts: Box<[u64]>,
+    /// The rest of each.
+    spans: Box<[Span]>,
+    /// The pagemaps, each in the slot that its index names.
+    slots: Box<[Option<NonNull<Pagemap>>]>,
+}
+
+/// One interval beside its start.
+struct Span {
+    /// One past its last frame while it is visible, else 0: so no frame is below it.
+    shown: AtomicU64,
+    end: u64,
+    of: NonNull<Pagemap>,
+}
+
+impl Table {
+    /// An empty table with room for `room` intervals, and as many pagemaps.
+    pub(super) fn new(room: usize) -> Result<Box<Self>, DevmapError> {
+        let spans = || Span { shown: AtomicU64::new(0), end: 0, of: NonNull::dangling() };
+        boxed(Self {
+            len: 0,
+            starts: array(room, || u64::MAX)?,
+            spans: array(room, spans)?,
+            slots: array(room, || None)?,
+        })
+    }
+
+    pub(super) const fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) const fn room(&self) -> usize {
+        self.starts.len()
+    }
+
+    /// Where the interval stands that `number` may lie in: the last that does not begin above it.
+    #[inline]
+    fn position(&self, number: u64) -> Option<usize> {
+        self.starts[..self.len].partition_point(|&start| start <= number).checked_sub(1)
+    }
+
+    /// The pagemap of `pfn`, if it is visible.
+    #[inline]
+    pub(super) fn find(&self, pfn: Pfn) -> Option<NonNull<Pagemap>> {
+        let span = self.spans.get(self.position(pfn.get())?)?;
+        // Acquire: pairs with the Release of `show`: what was populated is seen by whoever finds it.
+        let order = mutant!("registry-find-relaxed", Ordering::Acquire, Ordering::Relaxed);
+        (pfn.get() < span.shown.load(order)).then_some(span.of)
+    }
+
+    /// The pagemap of that index, visible or not.
+    #[inline]
+    pub(super) fn of_index(&self, index: PagemapIndex) -> Option<NonNull<Pagemap>> {
+        self.slots.get(index.slot()).copied().flatten()
+    }
+
+    /// An interval that has frames of `range`, visible or not.
+    pub(super) fn overlap(&self, range: PfnRange) -> Option<PfnRange> {
+        let at = self.starts[..self.len].partition_point(|&start| start < range.end()).checked_sub(1)?;
+        let start = Pfn::new(self.starts[at])?;
+        let end = Pfn::new(self.spans[at].end)?;
+        PfnRange::between(start, end).filter(|other| other.overlaps(range))
+    }
+
+    /// A slot that no pagemap has.
+    pub(super) fn free_slot(&self) -> Option<usize> {
+        self.slots.iter().position(Option::is_none)
+    }
+
+    /// Makes the intervals of `of` visible.
+    pub(super) fn show(&self, of: NonNull<Pagemap>) {
+        for span in self.spans[..self.len].iter().filter(|span| span.of == of) {
+            // Release: pairs with the Acquire of `find`.
+            let order = mutant!("registry-show-relaxed", Ordering::Release, Ordering::Relaxed);
+            span.shown.store(span.end, order);
+        }
+    }
+
+    /// Makes them invisible: readers that found them before are waited for by others.
+    pub(super) fn hide(&self, of: NonNull<Pagemap>) {
+        for span in self.spans[..self.len].iter().filter(|span| span.of == of) {
+            span.shown.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Makes this the same as `other`, with `added`, which is not visible, and without `removed`. There is room.
+    pub(super) fn rebuild(
+        &mut self,
+        other: &Self,
+        added: Option<(&[PfnRange], PagemapIndex, NonNull<Pagemap>)>,
+        removed: Option<NonNull<Pagemap>>,
+    ) {
+        let (mut ranges, index, of) = match added {
+            Some((ranges, index, of)) => (ranges, Some(index), of),
+            None => (&[][..], None, NonNull::dangling()),
+        };
+        self.len = 0;
+        for at in 0..other.len {
+            let (start, span) = (other.starts[at], &other.spans[at]);
+            while let Some((&range, rest)) = ranges.split_first() {
+                if range.start().get() > start {
+                    break;
+                }
+                self.push(range.start().get(), range.end(), 0, of);
+                ranges = rest;
+            }
+            if removed != Some(span.of) {
+                self.push(start, span.end, span.shown.load(Ordering::Relaxed), span.of);
+            }
+        }
+        for range in ranges {
+            self.push(range.start().get(), range.end(), 0, of);
+        }
+        self.starts[self.len..].fill(u64::MAX);
+        for (slot, pagemap) in self.slots.iter_mut().enumerate() {
+            let kept = other.slots.get(slot).copied().flatten().filter(|&kept| removed != Some(kept));
+            *pagemap = if index.is_some_and(|index| index.slot() == slot) { Some(of) } else { kept };
+        }
+    }
+
+    fn push(&mut self, start: u64, end: u64, shown: u64, of: NonNull<Pagemap>) {
+        self.starts[self.len] = start;
+        self.spans[self.len] = Span { shown: AtomicU64::new(shown), end, of };
+        self.len += 1;
+    }
+
+    /// Every pagemap.
+    pub(super) fn pagemaps(&self) -> impl Iterator<Item = NonNull<Pagemap>> {
+        self.slots.iter().copied().flatten()
+    }
+}
