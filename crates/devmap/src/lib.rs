@@ -34,11 +34,15 @@ pub use builder::{BuildError, PagemapBuilder};
 pub use devmap::Devmap;
 pub use error::DevmapError;
 #[cfg(feature = "alloc")]
-pub use folio::{DeviceFolio, TakeError};
+pub use folio::DeviceFolio;
 pub use index::PagemapIndex;
 pub use kind::{Kind, Owner};
 #[cfg(feature = "alloc")]
 pub use life::{RegisterError, Registration, Revoke, UnregisterError};
+#[cfg(feature = "alloc")]
+pub use kinds::{
+    Associated, FilePlace, FolioError, IdleWait, MappingId, StillBusy, unused_references,
+};
 pub use operations::{Failed, Operations, Provided};
 #[cfg(feature = "alloc")]
 pub use pagemap::{DevPagemap, PagemapInfo};

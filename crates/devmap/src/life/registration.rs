@@ -10,7 +10,7 @@ use mmkit_sync::mutant;
 use mmkit_vmemmap::{Altmap, VmemmapEnv, VmemmapSpace};
 
 use crate::registry::Reserved;
-use crate::{DevPagemap, Devmap, DevmapError, Pagemap, PagemapInfo};
+use crate::{DevPagemap, Devmap, DevmapError, Kind, Pagemap, PagemapInfo, kinds};
 
 /// Takes frames out of the address spaces that map them: what a memory manager does for
 /// [`Registration::unregister`].
@@ -146,8 +146,12 @@ impl<'d, S: VmemmapSpace, E: VmemmapEnv> Registration<'d, S, E> {
         let revoke_all = || pagemap.ranges().iter().for_each(|&range| revoke.revoke(range));
         if let Stage::Held = self.stage {
             mutant!("life-no-revoke", revoke_all(), ());
-            // SAFETY: taken when it was registered, and the stage says that they were not put.
-            unsafe { pagemap.let_go() };
+            if pagemap.kind() == Kind::Generic {
+                kinds::retire_all(self.devmap.registry(), self.devmap, pagemap);
+            } else {
+                // SAFETY: taken when it was registered, and the stage says that they were not put.
+                unsafe { pagemap.let_go() };
+            }
             self.stage = Stage::Draining { removed: 0 };
         }
         let drained = pagemap.drain(|tries| {
@@ -163,6 +167,7 @@ impl<'d, S: VmemmapSpace, E: VmemmapEnv> Registration<'d, S, E> {
             .copied()
             .unwrap_or(PfnRange::block(mmkit_addr::Pfn::ZERO, mmkit_addr::Order::ZERO));
         drained.map_err(|still| DevmapError::Held { range, held: still.held })?;
+        pagemap.folios.forgive(self.devmap);
         self.remove()?;
         let Some(reserved) = self.reserved.take() else { unreachable!("seen above") };
         reserved.release().map_err(|(reserved, error)| {

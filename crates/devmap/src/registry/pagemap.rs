@@ -8,6 +8,7 @@ use core::ops::{ControlFlow, Deref};
 use mmkit_sync::{LiveRef, Shard, Shards, StillHeld};
 
 use crate::heap::array;
+use crate::kinds::Folios;
 use crate::{DevmapError, PagemapIndex, PagemapInfo};
 
 /// The counters of a pagemap's references.
@@ -25,6 +26,7 @@ pub struct Pagemap {
     info: Box<PagemapInfo>,
     index: PagemapIndex,
     live: LiveRef<Counters>,
+    pub(crate) folios: Folios,
 }
 
 impl Pagemap {
@@ -33,7 +35,7 @@ impl Pagemap {
     }
 
     pub(super) fn new(info: Box<PagemapInfo>, index: PagemapIndex, counters: Box<[Shard]>) -> Self {
-        Self { info, index, live: LiveRef::new(Counters(counters)) }
+        Self { info, index, live: LiveRef::new(Counters(counters)), folios: Folios::new() }
     }
 
     pub(super) fn into_info(self) -> Box<PagemapInfo> {
