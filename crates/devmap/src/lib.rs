@@ -10,8 +10,12 @@ extern crate std;
 #[cfg(feature = "alloc")]
 mod builder;
 #[cfg(feature = "alloc")]
+mod dax;
+#[cfg(feature = "alloc")]
 mod devmap;
 mod error;
+#[cfg(feature = "alloc")]
+mod failure;
 #[cfg(feature = "alloc")]
 mod folio;
 #[cfg(feature = "alloc")]
@@ -31,18 +35,24 @@ mod registry;
 #[cfg(feature = "alloc")]
 pub use builder::{BuildError, PagemapBuilder};
 #[cfg(feature = "alloc")]
+pub use dax::{
+    DaxDevice, DaxError, DaxFault, DaxMapping, DaxRegion, FaultError, MappingError, RegionError, Sigbus,
+};
+#[cfg(feature = "alloc")]
 pub use devmap::Devmap;
 pub use error::DevmapError;
+#[cfg(feature = "alloc")]
+pub use failure::{Failure, FailureError, Report, Victims};
 #[cfg(feature = "alloc")]
 pub use folio::DeviceFolio;
 pub use index::PagemapIndex;
 pub use kind::{Kind, Owner};
+#[cfg(all(mmkit_loom, feature = "alloc"))]
+pub use kinds::models as kind_models;
+#[cfg(feature = "alloc")]
+pub use kinds::{Associated, FilePlace, FolioError, IdleWait, MappingId, StillBusy, unused_references};
 #[cfg(feature = "alloc")]
 pub use life::{RegisterError, Registration, Revoke, UnregisterError};
-#[cfg(feature = "alloc")]
-pub use kinds::{
-    Associated, FilePlace, FolioError, IdleWait, MappingId, StillBusy, unused_references,
-};
 pub use operations::{Failed, Operations, Provided};
 #[cfg(feature = "alloc")]
 pub use pagemap::{DevPagemap, PagemapInfo};

@@ -11,7 +11,7 @@ use common::{
     refused, until,
 };
 use mmkit_addr::Order;
-use mmkit_devmap::{DevPagemap, DevmapError, Kind, FolioError, UnregisterError};
+use mmkit_devmap::{DevPagemap, DevmapError, FolioError, Kind, UnregisterError};
 use mmkit_page::{GetError, MemMap};
 use mmkit_vmemmap::{Altmap, Serial, VmemmapError};
 

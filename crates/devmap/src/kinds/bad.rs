@@ -4,6 +4,7 @@
 use mmkit_addr::Pfn;
 use mmkit_page::{Frozen, MemMap};
 use mmkit_sync::atomic::{AtomicU64, Ordering};
+use mmkit_sync::mutant;
 
 /// Blocks that are set apart, each naming the next in the word that it keeps. Zero is the end.
 #[derive(Debug)]
@@ -25,7 +26,15 @@ impl BadBlocks {
             let pfn = frozen.set_apart(next);
             // Release: pairs with the Acquire of `take`, whoever else pushes in between.
             let kept = pfn.get() + 1;
-            if self.first.compare_exchange(next, kept, Ordering::Release, Ordering::Relaxed).is_ok() {
+            let exchanged = mutant!(
+                "bad-push-store",
+                self.first.compare_exchange(next, kept, Ordering::Release, Ordering::Relaxed),
+                {
+                    self.first.store(kept, Ordering::Release);
+                    Ok::<u64, u64>(next)
+                }
+            );
+            if exchanged.is_ok() {
                 return;
             }
             // SAFETY: set apart just above, and not in the list: nobody else takes it back.

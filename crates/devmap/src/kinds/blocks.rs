@@ -7,7 +7,12 @@ use mmkit_page::{ClaimError, Free, Frozen, MemMap, PageFlags};
 /// Takes the block of `order` at `pfn` out of the blocks of `unit` that rest there: all or none.
 ///
 /// Cost: one compare-exchange for each block, two words written for each joint.
-pub(crate) fn join<M: MemMap>(map: &M, pfn: Pfn, order: Order, unit: Order) -> Result<Free<'_, M>, ClaimError> {
+pub(crate) fn join<M: MemMap>(
+    map: &M,
+    pfn: Pfn,
+    order: Order,
+    unit: Order,
+) -> Result<Free<'_, M>, ClaimError> {
     if order <= unit {
         let free = map.claim(pfn)?;
         // Somebody else's work, who passed the pagemap by.

@@ -134,6 +134,9 @@ impl<R: ReadSide, L: RawLock> Parts<'_, R, L> {
 }
 
 /// What the driver keeps with a folio of its.
-pub(crate) fn data<M: MemMap, R: ReadSide, L: RawLock>(held: Held<'_, R, L>, folio: &Folio<'_, M>) -> Option<u64> {
+pub(crate) fn data<M: MemMap, R: ReadSide, L: RawLock>(
+    held: Held<'_, R, L>,
+    folio: &Folio<'_, M>,
+) -> Option<u64> {
     is_driver(held.kind()).then(|| HeadWords::of(folio).data())
 }

@@ -93,12 +93,16 @@ impl fmt::Display for FolioError {
         match self {
             Self::NoPagemap { pfn } => write!(f, "no device has {pfn:?}"),
             Self::Gone { pfn } => write!(f, "the device behind {pfn:?} is going"),
-            Self::OtherKind { pfn, kind } => write!(f, "{pfn:?} is {kind} memory, which is not used that way"),
+            Self::OtherKind { pfn, kind } => {
+                write!(f, "{pfn:?} is {kind} memory, which is not used that way")
+            }
             Self::Misaligned { pfn, order } => write!(f, "no folio of {order:?} begins at {pfn:?}"),
             Self::OtherOrder { pfn, order, least, most } => {
                 write!(f, "{order:?} at {pfn:?} is not between {least:?} and {most:?}")
             }
-            Self::Outside { pfn, order } => write!(f, "{order:?} at {pfn:?} is not all in the device's memory"),
+            Self::Outside { pfn, order } => {
+                write!(f, "{order:?} at {pfn:?} is not all in the device's memory")
+            }
             Self::Conflict { folio } => write!(f, "{folio:?} are in use as a folio of another size"),
             Self::Busy { pfn } => write!(f, "{pfn:?} is being handed out or taken back"),
             Self::Poisoned { pfn } => write!(f, "the hardware reported an error in the folio of {pfn:?}"),

@@ -2,9 +2,7 @@
 //! The storage of a file system: folios are made where a file maps its blocks, and broken up when nobody uses them.
 
 use mmkit_addr::{Order, Pfn, PfnRange};
-use mmkit_page::{
-    Folio, Frozen, GetError, MemMap, PageFlags, PinRefusal, PinUse, PinVerdict,
-};
+use mmkit_page::{Folio, Frozen, GetError, MemMap, PageFlags, PinRefusal, PinUse, PinVerdict};
 use mmkit_sync::{RawLock, ReadSide, mutant};
 
 use super::policy::{Policy, not_for_long};

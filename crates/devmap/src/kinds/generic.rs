@@ -59,7 +59,11 @@ fn rest<M: MemMap, R: ReadSide, L: RawLock>(held: Held<'_, R, L>, mut frozen: Fr
 /// has claimed meanwhile, past the pagemap, is not made ready, and its bulk reference is put.
 ///
 /// Cost: one compare-exchange and 64 bytes written for each folio.
-pub(crate) fn ready_all<M: MemMap, R: ReadSide, L: RawLock>(registry: &Registry<R, L>, map: &M, pagemap: &Pagemap) {
+pub(crate) fn ready_all<M: MemMap, R: ReadSide, L: RawLock>(
+    registry: &Registry<R, L>,
+    map: &M,
+    pagemap: &Pagemap,
+) {
     for pfn in pagemap.heads() {
         let ready = blocks::join(map, pfn, pagemap.order(), pagemap.order()).is_ok_and(|free| {
             let frozen = blocks::prepare(free);

@@ -79,14 +79,20 @@ fn busy<M: MemMap>(map: &M, range: PfnRange) -> Option<StillBusy> {
                 // Of a folio that begins before the range, or that changes just now.
                 let head = page.map_or(next, |page| page.head());
                 match reader.page(head).map(|head| head.state()) {
-                    Some(State::Held { count, .. }) => return Some(StillBusy { pfn: next, references: count }),
+                    Some(State::Held { count, .. }) => {
+                        return Some(StillBusy { pfn: next, references: count });
+                    }
                     Some(State::Free { .. }) => 1,
                     _ => return Some(StillBusy { pfn: next, references: 0 }),
                 }
             }
             Some(State::Held { count, .. }) => return Some(StillBusy { pfn: next, references: count }),
             // A bad frame that is set apart is nobody's.
-            Some(State::Frozen { .. }) if page.is_some_and(|page| page.flags().contains(PageFlags::HWPOISON)) => 1,
+            Some(State::Frozen { .. })
+                if page.is_some_and(|page| page.flags().contains(PageFlags::HWPOISON)) =>
+            {
+                1
+            }
             Some(State::Frozen { .. }) => return Some(StillBusy { pfn: next, references: 0 }),
             Some(State::Free { order, .. }) => order.frames(),
             _ => 1,

@@ -9,6 +9,8 @@ mod fsdax;
 mod generic;
 mod held;
 mod idle;
+#[cfg(mmkit_loom)]
+pub mod models;
 mod policy;
 mod uses;
 mod words;
@@ -119,7 +121,9 @@ pub(crate) fn release<'m, M: MemMap, R: ReadSide, L: RawLock>(
 pub(crate) fn why_taken<M: MemMap>(map: &M, pfn: Pfn, error: ClaimError) -> FolioError {
     let pfn = match error {
         ClaimError::Absent { pfn } => return FolioError::NoPagemap { pfn },
-        ClaimError::Taken { pfn } | ClaimError::Uninitialised { pfn } | ClaimError::Initialised { pfn } => pfn,
+        ClaimError::Taken { pfn } | ClaimError::Uninitialised { pfn } | ClaimError::Initialised { pfn } => {
+            pfn
+        }
         _ => pfn,
     };
     let reader = map.enter();

@@ -9,7 +9,8 @@ use mmkit_page::{Folio, PinPolicy, PinRefusal, PinUse, PinVerdict};
 use mmkit_vmemmap::{VmemmapEnv, VmemmapSpace};
 
 use super::{
-    Associated, FilePlace, FolioError, HeadWords, Held, IdleWait, StillBusy, driver, fsdax, generic, idle, policy,
+    Associated, FilePlace, FolioError, HeadWords, Held, IdleWait, StillBusy, driver, fsdax, generic, idle,
+    policy,
 };
 use crate::{Devmap, Kind};
 
@@ -56,12 +57,7 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Devmap<S, E> {
     /// [`FolioError`], with nothing changed.
     ///
     /// Cost: a lookup; a compare-exchange and 128 bytes written for each frame.
-    pub fn allocate<'d>(
-        &'d self,
-        pfn: Pfn,
-        order: Order,
-        data: u64,
-    ) -> Result<Folio<'d, Self>, FolioError> {
+    pub fn allocate<'d>(&'d self, pfn: Pfn, order: Order, data: u64) -> Result<Folio<'d, Self>, FolioError> {
         driver::allocate(self.registry(), self, pfn, order, data)
     }
 
@@ -125,11 +121,7 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Devmap<S, E> {
     /// # Errors
     ///
     /// [`FolioError::NotAssociated`] where no file has it, or one and at another place.
-    pub fn disassociate(
-        &self,
-        folio: &Folio<'_, Self>,
-        place: FilePlace,
-    ) -> Result<u32, FolioError> {
+    pub fn disassociate(&self, folio: &Folio<'_, Self>, place: FilePlace) -> Result<u32, FolioError> {
         let held = self.held(folio).ok_or(FolioError::NoPagemap { pfn: folio.pfn() })?;
         fsdax::disassociate(held, folio, place)
     }
