@@ -4,6 +4,7 @@
 mod env;
 mod hold;
 mod init;
+mod lookup;
 
 use std::error::Error;
 
@@ -59,6 +60,7 @@ pub(crate) fn run(
         init::all(size),
     );
     add("hotplug_lock_held_us_1g, hotplug_lock_held_us_1t", hold::longest(size).map(Vec::from));
+    add("lookup_ratio", lookup::all(effort).map(Vec::from));
     notes.push(
         "altmap_vs_ram: not reproduced here, for want of slow device memory; docs/devmap.md has published figures"
             .to_owned(),
