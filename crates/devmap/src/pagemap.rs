@@ -25,7 +25,6 @@ pub struct DevPagemap {
 
 impl DevPagemap {
     /// A description of memory of `kind`, to be completed.
-    #[must_use]
     pub const fn builder(kind: Kind) -> PagemapBuilder {
         PagemapBuilder::new(kind)
     }

@@ -62,7 +62,9 @@ fn ranges() {
 #[test]
 fn alignment_and_height() {
     let subsection = order(9);
-    for crooked in [range(ONE + 1, SUBSECTION), range(ONE, SUBSECTION + 1), range(ONE, 1), range(ONE + 256, SECTION)] {
+    for crooked in
+        [range(ONE + 1, SUBSECTION), range(ONE, SUBSECTION + 1), range(ONE, 1), range(ONE + 256, SECTION)]
+    {
         assert_eq!(
             error(builder(Kind::Generic).range(crooked)),
             DevmapError::Misaligned { range: crooked, unit: subsection }
@@ -79,7 +81,7 @@ fn alignment_and_height() {
     assert_eq!(error(builder(Kind::Generic).range(high)), DevmapError::TooHigh { range: high, frames });
     assert!(builder(Kind::Generic).range(range(frames - SUBSECTION, SUBSECTION)).build(&X86).is_ok());
     // Subsections are those of the geometry.
-    let small = PfnRange::new(pfn(ONE), 32).unwrap();
+    let small = PfnRange::new(pfn(1 << 20), 32).unwrap();
     assert!(builder(Kind::Generic).range(small).build(&Geometry::ARM64_64K).is_ok());
 }
 

@@ -159,18 +159,14 @@ fn hand_out_against_retire() {
     check(|| {
         let shared = Shared::new(Kind::Generic, 1, None);
         let other = Arc::clone(&shared);
-        let user = thread::spawn(move || {
-            match kind_models::hand_out(other.map.devices, &other.map, pfn(0)) {
+        let user =
+            thread::spawn(move || match kind_models::hand_out(other.map.devices, &other.map, pfn(0)) {
                 Ok(folio) => drop(folio),
                 Err(error) => {
-                    let expected = [
-                        FolioError::Busy { pfn: pfn(0) },
-                        FolioError::Gone { pfn: pfn(0) },
-                    ];
+                    let expected = [FolioError::Busy { pfn: pfn(0) }, FolioError::Gone { pfn: pfn(0) }];
                     assert!(expected.contains(&error), "{error}");
                 }
-            }
-        });
+            });
         shared.model.kill();
         shared.model.retire(&shared.map);
         user.join().unwrap();
@@ -224,7 +220,8 @@ fn names_that_are_mixed_or_read_early_are_caught() {
 fn last_put_against_association() {
     check(|| {
         let shared = Shared::new(Kind::FsDax, 2, None);
-        let first = kind_models::associate(shared.map.devices, &shared.map, pfn(0), order(1), file(1)).unwrap();
+        let first =
+            kind_models::associate(shared.map.devices, &shared.map, pfn(0), order(1), file(1)).unwrap();
         let _ = first.folio.into_raw();
         let other = Arc::clone(&shared);
         let user = thread::spawn(move || drop(other.kept(0)));
@@ -261,7 +258,8 @@ fn two_associations() {
         let shared = Shared::new(Kind::FsDax, 2, None);
         let other = Arc::clone(&shared);
         let associate = |shared: &Shared, mapping| {
-            let got = kind_models::associate(shared.map.devices, &shared.map, pfn(0), order(1), file(mapping));
+            let got =
+                kind_models::associate(shared.map.devices, &shared.map, pfn(0), order(1), file(mapping));
             got.map(|got| {
                 let made = got.made;
                 let _ = got.folio.into_raw();
@@ -300,7 +298,8 @@ fn files_are_counted() {
     check(|| {
         let shared = Shared::new(Kind::FsDax, 1, None);
         let associate = |shared: &Shared, mapping| {
-            kind_models::associate(shared.map.devices, &shared.map, pfn(0), order(0), file(mapping)).unwrap()
+            kind_models::associate(shared.map.devices, &shared.map, pfn(0), order(0), file(mapping))
+                .unwrap()
                 .folio
                 .into_raw()
         };

@@ -12,7 +12,9 @@ use mmkit_addr::{Order, Pfn, PfnRange};
 use mmkit_page::{Folio, Frozen, MemMap, Place};
 use mmkit_sync::{RawLock, ReadSide};
 
-use super::{Associated, FilePlace, FolioError, Held, HeadWords, IdleWait, StillBusy, driver, fsdax, generic, idle};
+use super::{
+    Associated, FilePlace, FolioError, HeadWords, Held, IdleWait, StillBusy, driver, fsdax, generic, idle,
+};
 use crate::registry::Reserved;
 use crate::{Kind, Operations, Pagemap, PagemapInfo, Registry};
 
@@ -76,7 +78,7 @@ impl<'r, R: ReadSide, L: RawLock> Model<'r, R, L> {
 
     /// Whether it has drained.
     pub fn is_drained(&self) -> bool {
-        self.pagemap().drain(|_| ControlFlow::Break(())).is_ok()
+        self.pagemap().is_drained()
     }
 
     /// Keeps a block with a bad frame.

@@ -3,9 +3,9 @@
 
 use alloc::boxed::Box;
 use core::fmt;
-use core::ops::{ControlFlow, Deref};
+use core::ops::Deref;
 
-use mmkit_sync::{LiveRef, Shard, Shards, StillHeld};
+use mmkit_sync::{LiveRef, Shard, Shards};
 
 use crate::heap::array;
 use crate::kinds::Folios;
@@ -108,8 +108,9 @@ impl Pagemap {
         self.live.kill()
     }
 
-    pub(crate) fn drain(&self, pause: impl FnMut(u32) -> ControlFlow<()>) -> Result<(), StillHeld> {
-        self.live.drain(pause)
+    /// Whether it was killed and nobody has a reference: what was done under all of them happens before.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.live.is_drained()
     }
 }
 

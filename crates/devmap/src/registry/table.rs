@@ -79,8 +79,13 @@ impl Table {
     pub(super) fn overlap(&self, range: PfnRange) -> Option<PfnRange> {
         let at = self.starts[..self.len].partition_point(|&start| start < range.end()).checked_sub(1)?;
         let start = Pfn::new(self.starts[at])?;
-        let end = Pfn::new(self.ends[at])?;
-        PfnRange::between(start, end).filter(|other| other.overlaps(range))
+        let other = PfnRange::new(start, self.ends[at] - self.starts[at])?;
+        let overlaps = mutant!(
+            "registry-overlap-endpoints",
+            other.overlaps(range),
+            other.contains(range.start()) || range.last().is_some_and(|last| other.contains(last))
+        );
+        overlaps.then_some(other)
     }
 
     /// A slot that no pagemap has.

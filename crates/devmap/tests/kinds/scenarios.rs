@@ -7,8 +7,8 @@ use mmkit_devmap::{
     unused_references,
 };
 use mmkit_folio::{MmIds, Rmap};
-use mmkit_frame::test_util::TestFrames;
 use mmkit_frame::Request;
+use mmkit_frame::test_util::TestFrames;
 use mmkit_page::{Folio, MemMap, PageFlags, State};
 use mmkit_sync::atomic::AtomicU64;
 use mmkit_vmemmap::{Altmap, Serial};
