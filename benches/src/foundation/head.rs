@@ -77,7 +77,7 @@ pub(crate) fn against_load_and_mask<M: MemMap>(
 
 /// Each number depends on the result before it, in a way that does not change it.
 #[inline(always)]
-fn chained(pfns: &[Pfn], lookup: impl Fn(u64) -> u64) {
+pub(crate) fn chained(pfns: &[Pfn], lookup: impl Fn(u64) -> u64) {
     let nothing = black_box(0);
     let mut last = 0;
     for &pfn in black_box(pfns) {
@@ -87,7 +87,7 @@ fn chained(pfns: &[Pfn], lookup: impl Fn(u64) -> u64) {
 }
 
 #[inline(always)]
-fn independent(pfns: &[Pfn], lookup: impl Fn(u64) -> u64) {
+pub(crate) fn independent(pfns: &[Pfn], lookup: impl Fn(u64) -> u64) {
     let mut sum = 0;
     for &pfn in black_box(pfns) {
         sum ^= lookup(pfn.get());

@@ -2,7 +2,7 @@
 //! The figures of the crates that everything else stands on.
 
 mod bit_lock;
-mod head;
+pub(crate) mod head;
 mod refcount;
 mod vmemmap;
 

@@ -8,7 +8,7 @@ use mmkit_addr::Pfn;
 use mmkit_page::{Frozen, MemMap, Page};
 use mmkit_vmemmap::{Vmemmap, VmemmapEnv, VmemmapSpace};
 
-use crate::{DevmapError, PagemapIndex, Registry, kinds};
+use crate::{DevmapError, Registry, kinds};
 
 /// A memory map with devices in it: the descriptors of all memory, and a [`Registry`] that says what of it is whose.
 ///
@@ -52,13 +52,6 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Devmap<S, E> {
     pub const fn registry(&self) -> &Registry<E::Read, E::Lock> {
         &self.registry
     }
-
-    /// The pagemap that a block with no references was made of.
-    pub(crate) fn index_of(&self, frozen: &Frozen<'_, Self>) -> Option<PagemapIndex> {
-        // SAFETY: of the words of the head only the index is read, which map counts do not use.
-        let descriptors = unsafe { frozen.descriptors() };
-        PagemapIndex::read(&descriptors.words(0)?)
-    }
 }
 
 // SAFETY: every call is passed on to the one memory map inside, which keeps the contract; the two have all descriptors in
@@ -86,9 +79,9 @@ unsafe impl<S: VmemmapSpace, E: VmemmapEnv> MemMap for Devmap<S, E> {
     /// As provided for memory of the machine. A folio of a device goes the way of its kind, and its references on the pagemap
     /// are put.
     fn release(&self, frozen: Frozen<'_, Self>) {
-        match self.index_of(&frozen) {
-            Some(index) => kinds::last_put(frozen.map(), frozen, index),
-            None => drop(frozen.into_free()),
+        // The map that the folio is of, whichever this was asked of: its index means something there.
+        if let Some(frozen) = kinds::release(frozen.map().registry(), frozen) {
+            drop(frozen.into_free());
         }
     }
 }

@@ -6,10 +6,10 @@ use core::ops::Deref;
 use core::ptr::NonNull;
 
 use mmkit_addr::{Order, Pfn};
-use mmkit_page::{ClaimError, Folio, MemMap, Refused};
+use mmkit_page::Folio;
 use mmkit_vmemmap::{VmemmapEnv, VmemmapSpace};
 
-use crate::{Devmap, Pagemap, PagemapIndex};
+use crate::{Devmap, FolioError, Pagemap, kinds};
 
 /// A reference on a folio of a device, and with it on the device's pagemap, which stays for as long as this does.
 ///
@@ -70,93 +70,22 @@ impl<S: VmemmapSpace, E: VmemmapEnv> fmt::Debug for DeviceFolio<'_, S, E> {
     }
 }
 
-/// Why a folio of a device could not be had.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum TakeError {
-    /// The frame belongs to no pagemap that is visible.
-    NoPagemap {
-        /// The frame.
-        pfn: Pfn,
-    },
-    /// The pagemap is going.
-    Gone {
-        /// The frame.
-        pfn: Pfn,
-    },
-    /// No folio of that order begins there.
-    Order {
-        /// The frame.
-        pfn: Pfn,
-        /// The order.
-        order: Order,
-    },
-    /// The frames are not free.
-    Claim(ClaimError),
-}
-
-impl fmt::Display for TakeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoPagemap { pfn } => write!(f, "{pfn:?} belongs to no pagemap"),
-            Self::Gone { pfn } => write!(f, "the pagemap of {pfn:?} is going"),
-            Self::Order { pfn, order } => write!(f, "no folio of {order:?} begins at {pfn:?}"),
-            Self::Claim(error) => error.fmt(f),
-        }
-    }
-}
-
-impl core::error::Error for TakeError {}
-
 impl<S: VmemmapSpace, E: VmemmapEnv> Devmap<S, E> {
-    /// Makes a folio of the free frames of a device: the `2^order` frames from `pfn` on, one block of the pagemap's order
-    /// or several single frames that are made a compound.
+    /// A folio of the frames of a device that nobody uses, whatever kind of memory it is: the `2^order` frames from `pfn` on.
     ///
-    /// The folio has one reference for itself, and [as many on the pagemap](crate::PagemapInfo::references_of) as it has
-    /// blocks. Linux: `zone_device_page_init`.
+    /// Of generic memory it is the folio that is ready there, with [the pagemap's own
+    /// reference](Self::hand_out). Of others it is [made](Self::allocate), and has a reference for itself, and [as many on the
+    /// pagemap](crate::PagemapInfo::references_of) as it has blocks; no file, and nothing that a driver keeps. Linux:
+    /// `zone_device_page_init`.
     ///
     /// # Errors
     ///
-    /// [`TakeError`], with nothing changed.
+    /// [`FolioError`], with nothing changed.
     ///
-    /// Cost: a lookup, an addition to a counter of this processor and a full fence; a claim.
-    pub fn take(&self, pfn: Pfn, order: Order) -> Result<DeviceFolio<'_, S, E>, TakeError> {
-        let registry = self.registry();
-        let reader = registry.enter();
-        let pagemap = reader.find(pfn).ok_or(TakeError::NoPagemap { pfn })?;
-        let single = pagemap.order() == Order::ZERO;
-        if !pfn.is_aligned(order) || (!single && order != pagemap.order()) {
-            return Err(TakeError::Order { pfn, order });
-        }
-        let references = pagemap.references_of(order);
-        if !pagemap.get(registry.processor(), references) {
-            return Err(TakeError::Gone { pfn });
-        }
-        match self.make(pfn, order, pagemap) {
-            Ok(folio) => Ok(folio),
-            Err(error) => {
-                // SAFETY: taken just now, and nobody else knows of them; inside a reader.
-                unsafe { pagemap.put(registry.processor(), references) };
-                Err(error)
-            }
-        }
-    }
-
-    /// The folio, for which references on its pagemap were taken.
-    fn make(&self, pfn: Pfn, order: Order, pagemap: &Pagemap) -> Result<DeviceFolio<'_, S, E>, TakeError> {
-        let free = self.claim_joined(pfn, order).map_err(TakeError::Claim)?;
-        let mut frozen = free.allocate();
-        if order > Order::ZERO && !frozen.is_compound() {
-            // A block of several frames that is none.
-            frozen = match frozen.prep() {
-                Ok(frozen) | Err(Refused { handle: frozen, .. }) => frozen,
-            };
-        }
-        // SAFETY: of the words of the head only the index is written, which map counts do not use.
-        if let Some(head) = unsafe { frozen.descriptors() }.words(0) {
-            PagemapIndex::write(Some(pagemap.index()), &head);
-        }
-        Ok(DeviceFolio { folio: frozen.into_folio(), pagemap: NonNull::from(pagemap) })
+    /// Cost: a lookup, an addition to a counter of this processor and a full fence; a claim for each block.
+    pub fn take(&self, pfn: Pfn, order: Order) -> Result<DeviceFolio<'_, S, E>, FolioError> {
+        let folio = kinds::take(self.registry(), self, pfn, order)?;
+        self.device_folio(folio).map_err(|_| FolioError::NoPagemap { pfn })
     }
 
     /// The folio as one of a device.
@@ -170,21 +99,9 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Devmap<S, E> {
         &'d self,
         folio: Folio<'d, Self>,
     ) -> Result<DeviceFolio<'d, S, E>, Folio<'d, Self>> {
-        match self.pagemap_of(&folio) {
-            Some(pagemap) => Ok(DeviceFolio { folio, pagemap }),
+        match self.held(&folio) {
+            Some(held) => Ok(DeviceFolio { folio, pagemap: NonNull::from(&*held) }),
             None => Err(folio),
         }
-    }
-
-    /// The pagemap of a folio. It stays for as long as somebody has a reference on the folio.
-    pub(crate) fn pagemap_of(&self, folio: &Folio<'_, Self>) -> Option<NonNull<Pagemap>> {
-        // SAFETY: of the words of the head only the index is read, which map counts do not use.
-        let descriptors = unsafe { folio.descriptors() };
-        let index = PagemapIndex::read(&descriptors.words(0)?)?;
-        // A folio of another map of this type may come here: its index means something there.
-        if !core::ptr::eq(folio.map(), self) {
-            return None;
-        }
-        self.registry().enter().of_index(index).map(NonNull::from)
     }
 }

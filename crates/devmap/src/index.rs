@@ -4,12 +4,9 @@
 use core::fmt;
 use core::num::NonZeroU32;
 
-use mmkit_page::Words;
-use mmkit_sync::atomic::Ordering;
-
 /// The name of a registered pagemap, in descriptors instead of a pointer.
 ///
-/// It stands in [`Words::word`]`[`[`HEAD_WORD`](Self::HEAD_WORD)`]` of the head of each folio that was made of the pagemap's
+/// It stands in word [`HEAD_WORD`](Self::HEAD_WORD) of the [owner's](mmkit_page::Folio::owner_words) of the head of each folio that was made of the pagemap's
 /// frames, from before its first reference is there until its last one is gone. Zero there is no pagemap. The other words of a head
 /// are not used by map counts, whatever the order of the folio.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,18 +34,14 @@ impl PagemapIndex {
         self.0.get() as usize - 1
     }
 
-    /// What the words of a head say.
-    #[must_use]
-    pub fn read(head: &Words<'_>) -> Option<Self> {
-        // Relaxed: it was written before the folio had a reference.
-        let word = head.word[Self::HEAD_WORD].load(Ordering::Relaxed);
-        u32::try_from(word).ok().and_then(NonZeroU32::new).map(Self)
+    /// The name as it stands in a head.
+    pub(crate) const fn word(self) -> u64 {
+        self.0.get() as u64
     }
 
-    /// Writes it, or zero, into the words of the head of a block that is frozen.
-    pub(crate) fn write(index: Option<Self>, head: &Words<'_>) {
-        let word = index.map_or(0, |index| u64::from(index.0.get()));
-        head.word[Self::HEAD_WORD].store(word, Ordering::Relaxed);
+    /// What stands in a head.
+    pub(crate) fn of_word(word: u64) -> Option<Self> {
+        u32::try_from(word).ok().and_then(NonZeroU32::new).map(Self)
     }
 }
 

@@ -20,6 +20,8 @@ bitflags! {
         const MEMORY_FAILURE = 1 << 2;
         /// [`Operations::folio_split`].
         const FOLIO_SPLIT = 1 << 3;
+        /// [`Operations::idle`].
+        const IDLE = 1 << 4;
     }
 }
 
@@ -77,6 +79,11 @@ pub trait Operations: Send + Sync {
     /// The folio whose head was `head` was split, and `part` is one of the folios that it is now. Linux: `folio_split`.
     fn folio_split(&self, head: Pfn, part: PfnRange) {
         let _ = (head, part);
+    }
+
+    /// Nobody uses these frames of a file system any more: whoever waits for that is to be woken. Linux: `wake_up_var`.
+    fn idle(&self, frames: PfnRange) {
+        let _ = frames;
     }
 }
 

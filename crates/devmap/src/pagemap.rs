@@ -25,7 +25,6 @@ pub struct DevPagemap {
 
 impl DevPagemap {
     /// A description of memory of `kind`, to be completed.
-    #[must_use]
     pub const fn builder(kind: Kind) -> PagemapBuilder {
         PagemapBuilder::new(kind)
     }
@@ -112,6 +111,22 @@ impl PagemapInfo {
     pub fn has(&self, pfn: Pfn) -> bool {
         let set_aside = self.set_aside.is_some_and(|set_aside| set_aside.contains(pfn));
         !set_aside && self.ranges.iter().any(|range| range.contains(pfn))
+    }
+
+    /// Whether all frames of `block` are such frames, and lie in one range.
+    #[must_use]
+    pub fn holds(&self, block: PfnRange) -> bool {
+        let set_aside = self.set_aside.is_some_and(|set_aside| set_aside.overlaps(block));
+        !block.is_empty() && !set_aside && self.ranges.iter().any(|range| range.contains_range(block))
+    }
+
+    /// The first frame of each block of [`order`](Self::order), in ascending order, but those that are set aside.
+    pub(crate) fn heads(&self) -> impl Iterator<Item = Pfn> {
+        let (order, set_aside) = (self.order, self.set_aside);
+        let blocks = self.ranges.iter().flat_map(move |range| {
+            (range.start().get()..range.end()).step_by(order.frames() as usize).filter_map(Pfn::new)
+        });
+        blocks.filter(move |&pfn| !set_aside.is_some_and(|set_aside| set_aside.contains(pfn)))
     }
 
     /// The references that stand for the memory while it is registered: one for each block of [`order`](Self::order) that

@@ -11,7 +11,7 @@ use common::{
     refused, until,
 };
 use mmkit_addr::Order;
-use mmkit_devmap::{DevPagemap, DevmapError, Kind, TakeError, UnregisterError};
+use mmkit_devmap::{DevPagemap, DevmapError, FolioError, Kind, UnregisterError};
 use mmkit_page::{GetError, MemMap};
 use mmkit_vmemmap::{Altmap, Serial, VmemmapError};
 
@@ -118,7 +118,7 @@ fn scenario_46_a_folio_that_is_held_keeps_the_memory() {
         assert!(device.registry().enter().find(first).is_none());
         assert_eq!(
             device.take(pfn(DEVICE), order(o)).unwrap_err(),
-            TakeError::NoPagemap { pfn: pfn(DEVICE) }
+            FolioError::NoPagemap { pfn: pfn(DEVICE) }
         );
         assert!(folio.pagemap().is_dead());
         let second = device.try_get(first).unwrap();

@@ -97,6 +97,7 @@ mod folio;
 mod free;
 mod frozen;
 mod memmap;
+mod owner;
 mod page;
 mod pinning;
 mod raw;

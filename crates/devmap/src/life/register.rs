@@ -10,7 +10,7 @@ use mmkit_vmemmap::{Altmap, Executor, Populate, Staged, Vmemmap, VmemmapEnv, Vme
 use super::Registration;
 use crate::heap::list;
 use crate::registry::Reserved;
-use crate::{DevPagemap, Devmap, DevmapError, PagemapInfo};
+use crate::{DevPagemap, Devmap, DevmapError, Kind, PagemapInfo, kinds};
 
 /// A description that was not registered, and why.
 #[derive(Debug)]
@@ -65,7 +65,11 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Devmap<S, E> {
         };
         match self.populate(&reserved, altmap.as_mut(), executor) {
             Ok(()) => {
-                reserved.pagemap().hold();
+                let pagemap = reserved.pagemap();
+                pagemap.hold();
+                if pagemap.kind() == Kind::Generic {
+                    kinds::ready_all(self.registry(), self, pagemap);
+                }
                 reserved.show();
                 Ok(Registration::new(self, reserved, altmap))
             }

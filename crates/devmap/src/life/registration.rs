@@ -6,11 +6,10 @@ use core::fmt;
 use core::ops::ControlFlow;
 
 use mmkit_addr::PfnRange;
-use mmkit_sync::mutant;
 use mmkit_vmemmap::{Altmap, VmemmapEnv, VmemmapSpace};
 
 use crate::registry::Reserved;
-use crate::{DevPagemap, Devmap, DevmapError, Pagemap, PagemapInfo};
+use crate::{DevPagemap, Devmap, DevmapError, Kind, Pagemap, PagemapInfo, kinds};
 
 /// Takes frames out of the address spaces that map them: what a memory manager does for
 /// [`Registration::unregister`].
@@ -32,15 +31,6 @@ impl<R: Revoke + ?Sized> Revoke for &R {
     }
 }
 
-/// How far the memory is on its way out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// The references of the memory itself are held.
-    Held,
-    /// They were put. So many ranges are out of the memory map, counted from the last.
-    Draining { removed: usize },
-}
-
 /// The one right to take a device's memory away. Made by [`Devmap::register`].
 ///
 /// Callbacks are not given it. Dropping it kills the pagemap: nobody gets a new reference; but it frees nothing, and the
@@ -51,7 +41,10 @@ pub struct Registration<'d, S: VmemmapSpace, E: VmemmapEnv> {
     /// Until it is released.
     reserved: Option<Reserved<'d, E::Read, E::Lock>>,
     altmap: Option<Altmap>,
-    stage: Stage,
+    /// Whether the references that stand for the memory were put.
+    let_go: bool,
+    /// Ranges that are out of the memory map, counted from the last.
+    removed: usize,
 }
 
 /// A pagemap that is not gone, and why. It is killed; trying again goes on where this stopped.
@@ -82,7 +75,7 @@ impl<'d, S: VmemmapSpace, E: VmemmapEnv> Registration<'d, S, E> {
         reserved: Reserved<'d, E::Read, E::Lock>,
         altmap: Option<Altmap>,
     ) -> Self {
-        Self { devmap, reserved: Some(reserved), altmap, stage: Stage::Held }
+        Self { devmap, reserved: Some(reserved), altmap, let_go: false, removed: 0 }
     }
 
     /// The pagemap.
@@ -90,7 +83,9 @@ impl<'d, S: VmemmapSpace, E: VmemmapEnv> Registration<'d, S, E> {
     pub fn pagemap(&self) -> &Pagemap {
         match &self.reserved {
             Some(reserved) => reserved.pagemap(),
-            None => unreachable!("released only by what takes the registration"),
+            None => {
+                unreachable!("it is taken by what consumes the registration, and put back where that fails")
+            }
         }
     }
 
@@ -136,35 +131,24 @@ impl<'d, S: VmemmapSpace, E: VmemmapEnv> Registration<'d, S, E> {
     fn take_away(
         &mut self,
         revoke: &dyn Revoke,
-        mut pause: impl FnMut(u32) -> ControlFlow<()>,
+        pause: impl FnMut(u32) -> ControlFlow<()>,
     ) -> Result<Box<PagemapInfo>, DevmapError> {
-        self.kill();
-        let Some(reserved) = &self.reserved else {
-            unreachable!("released only by what takes the registration")
+        let Self { devmap, reserved: Some(reserved), let_go, .. } = self else {
+            return Err(DevmapError::NoRange);
         };
-        let pagemap = reserved.pagemap();
-        let revoke_all = || pagemap.ranges().iter().for_each(|&range| revoke.revoke(range));
-        if let Stage::Held = self.stage {
-            mutant!("life-no-revoke", revoke_all(), ());
-            // SAFETY: taken when it was registered, and the stage says that they were not put.
-            unsafe { pagemap.let_go() };
-            self.stage = Stage::Draining { removed: 0 };
+        let devmap: &Devmap<S, E> = devmap;
+        let stop = |pagemap: &Pagemap| match pagemap.kind() {
+            Kind::Generic => kinds::retire_all(devmap.registry(), devmap, pagemap),
+            // SAFETY: `hold` took them before the intervals were shown, and they are put once: this is called once.
+            _ => unsafe { pagemap.let_go() },
+        };
+        let retired = reserved.retire(let_go, stop, &mut |range| revoke.revoke(range), pause);
+        if let (Err(held), Some(&range)) = (retired, reserved.pagemap().ranges().first()) {
+            return Err(DevmapError::Held { range, held });
         }
-        let drained = pagemap.drain(|tries| {
-            // Rarely, but again and again: nothing says when the last of those who began before the kill are done.
-            if tries.is_power_of_two() || tries == 0 {
-                revoke_all();
-            }
-            pause(tries)
-        });
-        let range = pagemap
-            .ranges()
-            .first()
-            .copied()
-            .unwrap_or(PfnRange::block(mmkit_addr::Pfn::ZERO, mmkit_addr::Order::ZERO));
-        drained.map_err(|still| DevmapError::Held { range, held: still.held })?;
+        reserved.pagemap().folios.forgive(devmap);
         self.remove()?;
-        let Some(reserved) = self.reserved.take() else { unreachable!("seen above") };
+        let Some(reserved) = self.reserved.take() else { return Err(DevmapError::NoRange) };
         reserved.release().map_err(|(reserved, error)| {
             self.reserved = Some(reserved);
             error
@@ -173,8 +157,7 @@ impl<'d, S: VmemmapSpace, E: VmemmapEnv> Registration<'d, S, E> {
 
     /// Takes what is left of the ranges out of the memory map, from the last on.
     fn remove(&mut self) -> Result<(), DevmapError> {
-        let Self { devmap, reserved: Some(reserved), altmap, stage: Stage::Draining { removed } } = self
-        else {
+        let Self { devmap, reserved: Some(reserved), altmap, removed, .. } = self else {
             return Ok(());
         };
         let ranges = reserved.pagemap().ranges();
@@ -200,7 +183,8 @@ impl<S: VmemmapSpace, E: VmemmapEnv> fmt::Debug for Registration<'_, S, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Registration")
             .field("pagemap", &self.reserved.as_ref().map(Reserved::pagemap))
-            .field("stage", &self.stage)
+            .field("let_go", &self.let_go)
+            .field("removed", &self.removed)
             .finish()
     }
 }

@@ -3,11 +3,12 @@
 
 use alloc::boxed::Box;
 use core::fmt;
-use core::ops::{ControlFlow, Deref};
+use core::ops::Deref;
 
-use mmkit_sync::{LiveRef, Shard, Shards, StillHeld};
+use mmkit_sync::{LiveRef, Shard, Shards};
 
 use crate::heap::array;
+use crate::kinds::Folios;
 use crate::{DevmapError, PagemapIndex, PagemapInfo};
 
 /// The counters of a pagemap's references.
@@ -25,6 +26,7 @@ pub struct Pagemap {
     info: Box<PagemapInfo>,
     index: PagemapIndex,
     live: LiveRef<Counters>,
+    pub(crate) folios: Folios,
 }
 
 impl Pagemap {
@@ -33,7 +35,7 @@ impl Pagemap {
     }
 
     pub(super) fn new(info: Box<PagemapInfo>, index: PagemapIndex, counters: Box<[Shard]>) -> Self {
-        Self { info, index, live: LiveRef::new(Counters(counters)) }
+        Self { info, index, live: LiveRef::new(Counters(counters)), folios: Folios::new() }
     }
 
     pub(super) fn into_info(self) -> Box<PagemapInfo> {
@@ -106,8 +108,9 @@ impl Pagemap {
         self.live.kill()
     }
 
-    pub(crate) fn drain(&self, pause: impl FnMut(u32) -> ControlFlow<()>) -> Result<(), StillHeld> {
-        self.live.drain(pause)
+    /// Whether it was killed and nobody has a reference: what was done under all of them happens before.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.live.is_drained()
     }
 }
 

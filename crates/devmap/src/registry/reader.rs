@@ -68,6 +68,10 @@ pub struct PagemapRef<'r, R: ReadSide, L: RawLock> {
 }
 
 impl<'r, R: ReadSide, L: RawLock> PagemapRef<'r, R, L> {
+    pub(crate) const fn registry(&self) -> &'r Registry<R, L> {
+        self.registry
+    }
+
     /// One more reference on `pagemap`, which a reader found.
     pub(crate) fn new(registry: &'r Registry<R, L>, pagemap: &Pagemap) -> Option<Self> {
         pagemap.get(registry.processor(), 1).then(|| Self { registry, pagemap: NonNull::from(pagemap) })

@@ -4,8 +4,10 @@
 use alloc::boxed::Box;
 use core::fmt;
 use core::mem::MaybeUninit;
+use core::ops::ControlFlow;
 use core::ptr::NonNull;
 
+use mmkit_addr::PfnRange;
 use mmkit_sync::atomic::Ordering;
 use mmkit_sync::{RawLock, ReadSide, Shard, mutant};
 
@@ -49,7 +51,10 @@ impl<R: ReadSide, L: RawLock> Registry<R, L> {
         let seen: Option<Result<(), _>> =
             mutant!("registry-reserve-look-first", None, Some(self.look(&info)));
         let mut spare = self.spare.lock();
-        let looked = seen.unwrap_or_else(|| self.check(&info));
+        let looked = match seen {
+            Some(seen) => seen,
+            None => self.check(&info),
+        };
         let prepared = looked.and_then(|()| self.prepare(&info, &mut spare));
         let Prepared { index, mut pagemap, counters, mut next } = match prepared {
             Ok(prepared) => prepared,
@@ -146,6 +151,49 @@ impl<R: ReadSide, L: RawLock> Reserved<'_, R, L> {
     pub(crate) fn hide(&self) {
         let _spare = self.registry.spare.lock();
         self.registry.table().hide(self.pagemap);
+    }
+
+    /// Kills the pagemap, has `revoke` end the translations to each of its ranges, and waits until no reference is left. The
+    /// first call also has `stop` put the references that stand for the memory; `let_go` says whether one has.
+    ///
+    /// `pause` is called with a count from 0 while there are references. From time to time translations are
+    /// revoked again: of those who had a reference before the kill, and mapped what they had after the last time.
+    ///
+    /// # Errors
+    ///
+    /// References that are left, where `pause` breaks.
+    pub(crate) fn retire(
+        &self,
+        let_go: &mut bool,
+        stop: impl FnOnce(&Pagemap),
+        revoke: &mut dyn FnMut(PfnRange),
+        mut pause: impl FnMut(u32) -> ControlFlow<()>,
+    ) -> Result<(), u64> {
+        let pagemap = self.pagemap();
+        let mut revoke_all = || pagemap.ranges().iter().for_each(|&range| revoke(range));
+        pagemap.kill();
+        self.hide();
+        if !*let_go {
+            revoke_all();
+            stop(pagemap);
+            *let_go = true;
+        }
+        let drained = || mutant!("retire-no-wait", pagemap.is_drained(), true);
+        let mut tries = 0_u32;
+        while !drained() {
+            let again = mutant!("retire-revoke-once", tries == 0 || tries.is_power_of_two(), false);
+            if again {
+                revoke_all();
+                if drained() {
+                    break;
+                }
+            }
+            if pause(tries).is_break() {
+                return Err(pagemap.references());
+            }
+            tries = tries.saturating_add(1);
+        }
+        Ok(())
     }
 
     /// Gives the intervals up and waits for readers. The pagemap has no references.

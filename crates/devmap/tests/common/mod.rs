@@ -2,18 +2,20 @@
 //! What the tests share: a machine with devices, and what can be told of its state.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use mmkit_addr::{Geometry, NodeId, Order, Pfn, PfnRange, ZoneId};
 use mmkit_devmap::{DevPagemap, Devmap, DevmapError, Kind, Operations, Owner, Provided, Registration};
 use mmkit_frame::test_util::{Snapshot, TestFrames};
-use mmkit_frame::{Bare, Env, Frames};
+use mmkit_frame::{AllocError, Bare, DirectMap, Env, FrameAllocator, Frames, Request};
 use mmkit_page::Place;
 use mmkit_pgtable::X86_64;
-use mmkit_sync::{Epoch, SpinLock};
+use mmkit_sync::{Epoch, ReadSide, SpinLock};
 use mmkit_vmemmap::{TableSpace, TailSlot, Usage, Vmemmap, VmemmapEnv};
 
 pub const X86: Geometry = Geometry::X86_64;
@@ -24,29 +26,89 @@ pub const SECTION: u64 = 1 << 15;
 /// The first frame of devices: above what the allocator has.
 pub const DEVICE: u64 = 1 << 32;
 
-type Two<'f> = &'f TestFrames;
+std::thread_local! {
+    /// Allocations of this thread's heap until one fails, where a test asks for that; 0 where none does. What is beneath the
+    /// crate that is tested is left out.
+    pub static HEAP_FAILS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The test allocator, whose own lists never want for memory.
+#[derive(Clone, Copy)]
+pub struct Quiet<'f>(&'f TestFrames);
+
+fn quiet<T>(work: impl FnOnce() -> T) -> T {
+    let left = HEAP_FAILS.replace(0);
+    let done = work();
+    HEAP_FAILS.set(left);
+    done
+}
+
+// SAFETY: every call is passed on to the one allocator.
+unsafe impl FrameAllocator for Quiet<'_> {
+    fn allocate(&self, request: Request) -> Result<Pfn, AllocError> {
+        quiet(|| self.0.allocate(request))
+    }
+
+    fn allocate_bulk(&self, request: Request, out: &mut [Pfn]) -> Result<(), AllocError> {
+        quiet(|| self.0.allocate_bulk(request, out))
+    }
+
+    unsafe fn deallocate(&self, pfn: Pfn, order: Order) {
+        // SAFETY: passed on to the caller.
+        quiet(|| unsafe { self.0.deallocate(pfn, order) });
+    }
+
+    unsafe fn split(&self, pfn: Pfn, from: Order, to: Order) {
+        // SAFETY: passed on to the caller.
+        quiet(|| unsafe { self.0.split(pfn, from, to) });
+    }
+
+    fn node_of(&self, pfn: Pfn) -> Option<NodeId> {
+        self.0.node_of(pfn)
+    }
+}
+
+// SAFETY: every call is passed on to the one direct map.
+unsafe impl DirectMap for Quiet<'_> {
+    fn base_shift(&self) -> u32 {
+        self.0.base_shift()
+    }
+
+    fn frame(&self, pfn: Pfn) -> Option<NonNull<u8>> {
+        // Memory is made when it is first looked at.
+        quiet(|| self.0.frame(pfn))
+    }
+}
+
+type Two<'f> = Quiet<'f>;
+
+fn bundle(memory: &TestFrames) -> Frames<Two<'_>, Two<'_>> {
+    // SAFETY: the frames that the allocator gives are those that the direct map reaches, and it reaches them for as long as
+    // it is borrowed.
+    unsafe { Frames::new(Quiet(memory), Quiet(memory)) }
+}
 
 /// The environment: epochs, which know which thread waits, and so refuse to wait for it.
-pub struct TestEnv<'f> {
+pub struct TestEnv<'f, R = Epoch> {
     frames: Frames<Two<'f>, Two<'f>>,
-    epoch: Epoch,
+    read_side: R,
     slots: [TailSlot; 8],
 }
 
 // SAFETY: the fields are never exchanged; the frames are bundled by `TestFrames`.
-unsafe impl<'f> Env for TestEnv<'f> {
+unsafe impl<'f, R: ReadSide> Env for TestEnv<'f, R> {
     type Allocator = Two<'f>;
     type Map = Two<'f>;
     type Lock = SpinLock;
-    type Read = Epoch;
+    type Read = R;
     type Events = ();
 
     fn frames(&self) -> &Frames<Two<'f>, Two<'f>> {
         &self.frames
     }
 
-    fn read_side(&self) -> &Epoch {
-        &self.epoch
+    fn read_side(&self) -> &R {
+        &self.read_side
     }
 
     fn events(&self) -> &() {
@@ -55,7 +117,7 @@ unsafe impl<'f> Env for TestEnv<'f> {
 }
 
 // SAFETY: the slots are a field, owned by the one memory map.
-unsafe impl VmemmapEnv for TestEnv<'_> {
+unsafe impl<R: ReadSide> VmemmapEnv for TestEnv<'_, R> {
     type Counts = mmkit_page::Uncounted;
 
     fn tail_slots(&self) -> &[TailSlot] {
@@ -64,7 +126,7 @@ unsafe impl VmemmapEnv for TestEnv<'_> {
 }
 
 pub type Space<'f> = TableSpace<X86_64, Bare<Two<'f>, Two<'f>>>;
-pub type Device<'f> = Devmap<Space<'f>, TestEnv<'f>>;
+pub type Device<'f, R = Epoch> = Devmap<Space<'f>, TestEnv<'f, R>>;
 pub type Registered<'d, 'f> = Registration<'d, Space<'f>, TestEnv<'f>>;
 
 pub fn memory(frames: u64) -> TestFrames {
@@ -73,11 +135,16 @@ pub fn memory(frames: u64) -> TestFrames {
 
 /// An empty machine.
 pub fn machine(memory: &TestFrames) -> Device<'_> {
-    let space = TableSpace::new(Bare::new(memory.frames()), X86, NodeId::ZERO).unwrap();
+    machine_with(memory)
+}
+
+/// An empty machine with read sides of type `R`.
+pub fn machine_with<R: ReadSide + Default>(memory: &TestFrames) -> Device<'_, R> {
+    let space = TableSpace::new(Bare::new(bundle(memory)), X86, NodeId::ZERO).unwrap();
     let slots = core::array::from_fn(|_| TailSlot::new());
-    let env = TestEnv { frames: memory.frames(), epoch: Epoch::new(), slots };
+    let env = TestEnv { frames: bundle(memory), read_side: R::default(), slots };
     let map = Vmemmap::new(X86, space, env).unwrap();
-    Devmap::new(map, Epoch::new()).unwrap()
+    Devmap::new(map, R::default()).unwrap()
 }
 
 pub fn pfn(number: u64) -> Pfn {
@@ -159,8 +226,7 @@ pub struct Digest {
     references: BTreeMap<usize, (bool, u64)>,
 }
 
-pub fn digest(device: &Device<'_>, memory: &TestFrames, ranges: &[PfnRange]) -> Digest {
-    device.memory().verify().unwrap();
+pub fn digest<R: ReadSide>(device: &Device<'_, R>, memory: &TestFrames, ranges: &[PfnRange]) -> Digest {
     let usage = device.memory().usage();
     assert_eq!(usage.total(), memory.outstanding());
     let mut digest = Digest {

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Memory that is handed to one user as a whole: every folio has a reference from the beginning, the pagemap's.
+
+use mmkit_addr::Pfn;
+use mmkit_page::{Folio, Frozen, GetError, MemMap, PageFlags, PinUse, PinVerdict};
+use mmkit_sync::atomic::{Ordering, fence};
+use mmkit_sync::{RawLock, ReadSide, mutant};
+
+use super::blocks;
+use super::policy::Policy;
+use super::words::HeadWords;
+use super::{FolioError, Held};
+use crate::{Kind, Pagemap, Registry};
+
+/// Generic memory.
+pub(crate) enum Generic {}
+
+impl Policy for Generic {
+    const UNUSED: u32 = 1;
+
+    /// Ready again, or at rest where the pagemap is going.
+    ///
+    /// Who takes the pagemap away kills it, and then [retires](retire) each folio that is ready; who makes a folio ready looks
+    /// afterwards whether the pagemap was killed. Both have a full fence in between, so at least one of them sees the other,
+    /// and only one gets the reference.
+    fn last_put<M: MemMap, R: ReadSide, L: RawLock>(held: Held<'_, R, L>, frozen: Frozen<'_, M>) {
+        if !held.enter() {
+            rest(held, frozen);
+            return;
+        }
+        let (map, pfn) = (frozen.map(), frozen.pfn());
+        HeadWords::of_frozen(&frozen).write_ready(held.index());
+        if frozen.into_raw(1).is_ok() {
+            // SeqCst: pairs with the fence of `retire_all`.
+            mutant!("generic-ready-no-fence", fence(Ordering::SeqCst), ());
+            if mutant!("generic-ready-no-recheck", held.is_dead(), false) {
+                retire(held.registry(), map, pfn);
+            }
+        }
+        held.put(1);
+    }
+
+    /// It may be pinned for as long as its user likes: it is his.
+    fn pin(_: Kind, _: PinUse) -> PinVerdict {
+        PinVerdict::Allow
+    }
+}
+
+/// Lets a folio rest whose last reference was put, and puts the reference that stood for it.
+fn rest<M: MemMap, R: ReadSide, L: RawLock>(held: Held<'_, R, L>, mut frozen: Frozen<'_, M>) {
+    // The device goes, and what is wrong with it goes too.
+    blocks::forgive(&mut frozen);
+    let references = held.references_of(frozen.order());
+    blocks::scatter(frozen, held.order(), &mut |bad| held.folios.bad.push(bad));
+    held.put(references);
+}
+
+/// Makes all folios of a pagemap ready to be used, with one reference each, for which its bulk references are there. What somebody
+/// has claimed meanwhile, past the pagemap, is not made ready, and its bulk reference is put.
+///
+/// Cost: one compare-exchange and 64 bytes written for each folio.
+pub(crate) fn ready_all<M: MemMap, R: ReadSide, L: RawLock>(
+    registry: &Registry<R, L>,
+    map: &M,
+    pagemap: &Pagemap,
+) {
+    for pfn in pagemap.heads() {
+        let ready = blocks::join(map, pfn, pagemap.order(), pagemap.order()).is_ok_and(|free| {
+            let frozen = blocks::prepare(free);
+            HeadWords::of_frozen(&frozen).write_ready(pagemap.index());
+            frozen.into_raw(1).is_ok()
+        });
+        if !ready {
+            // SAFETY: one of those that stand for the memory, this block's; the pagemap is registered still.
+            unsafe { pagemap.put(registry.processor(), 1) };
+        }
+    }
+}
+
+/// Takes the pagemap's reference off each folio of a pagemap that was killed. A folio without others rests, and its bulk
+/// reference is put; the others do so with their last one. May be called again, and takes what has become ready since.
+///
+/// Cost: two compare-exchanges and a subtraction for each folio.
+pub(crate) fn retire_all<M: MemMap, R: ReadSide, L: RawLock>(
+    registry: &Registry<R, L>,
+    map: &M,
+    pagemap: &Pagemap,
+) {
+    // SeqCst: pairs with the fence of `last_put`.
+    mutant!("generic-retire-no-fence", fence(Ordering::SeqCst), ());
+    pagemap.heads().for_each(|pfn| retire(registry, map, pfn));
+}
+
+fn retire<M: MemMap, R: ReadSide, L: RawLock>(registry: &Registry<R, L>, map: &M, pfn: Pfn) {
+    let Ok(folio) = map.try_get(pfn) else { return };
+    let Some(held) = Held::of_folio(registry, &folio) else { return };
+    if held.kind() == Kind::Generic && HeadWords::of(&folio).take_ready() {
+        // SAFETY: the pagemap's reference, which was kept when the folio became ready; the mark says that nobody has taken
+        // it, and is gone now.
+        let last = unsafe { Folio::put_raw(map, pfn, 1) };
+        debug_assert!(last.is_none(), "`folio` is one more");
+    }
+    if let Some(frozen) = folio.put() {
+        super::release(registry, frozen);
+    }
+}
+
+/// Hands a folio that nobody uses out with the pagemap's reference on it: who puts it makes the folio ready again.
+pub(crate) fn hand_out<'m, M: MemMap, R: ReadSide, L: RawLock>(
+    registry: &Registry<R, L>,
+    map: &'m M,
+    pfn: Pfn,
+) -> Result<Folio<'m, M>, FolioError> {
+    let folio = map.try_get(pfn).map_err(|error| match error {
+        GetError::Overflow { .. } => FolioError::References { pfn },
+        _ => FolioError::Busy { pfn },
+    })?;
+    let held = Held::of_folio(registry, &folio).ok_or(FolioError::NoPagemap { pfn })?;
+    let kind = held.kind();
+    if kind != Kind::Generic {
+        return Err(FolioError::OtherKind { pfn, kind });
+    }
+    if held.is_dead() {
+        return Err(FolioError::Gone { pfn });
+    }
+    if folio.flags().contains(PageFlags::HWPOISON) {
+        return Err(FolioError::Poisoned { pfn });
+    }
+    if !HeadWords::of(&folio).take_ready() {
+        return Err(FolioError::Busy { pfn });
+    }
+    // SAFETY: the pagemap's reference, as in `retire`.
+    Ok(unsafe { folio.adopt() })
+}
