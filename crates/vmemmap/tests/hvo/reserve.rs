@@ -1,15 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Restoring where the allocator has nothing left.
-#![cfg(all(not(mmkit_loom), feature = "pgtable"))]
-
-mod common;
-mod hvo;
 
 use mmkit_addr::{Geometry, NodeId, Order};
 use mmkit_frame::{FrameAllocator, Request};
 
-use common::*;
-use hvo::*;
+use crate::common::*;
+use crate::world::*;
 
 const X86: Geometry = Geometry::X86_64;
 

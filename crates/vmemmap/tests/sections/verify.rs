@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Violations are seeded, and named.
-#![cfg(not(mmkit_loom))]
-
-mod common;
 
 use std::sync::atomic::Ordering;
 
-use common::{InSoftware, SoftMap, TestEnv, frames, map, order, pfn, place, range, soft::Stand, verified};
+use crate::common::{
+    InSoftware, SoftMap, TestEnv, frames, map, order, pfn, place, range, soft::Stand, verified,
+};
 use mmkit_addr::{Geometry, Order, Pfn};
 use mmkit_frame::Request;
 use mmkit_frame::test_util::TestFrames;
