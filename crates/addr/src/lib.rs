@@ -60,6 +60,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod bytes;
 mod dedup;
 mod geometry;
 mod id;

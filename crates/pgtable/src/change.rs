@@ -207,6 +207,9 @@ impl<E: Entry, V: TableEnv> Tables<E, V> {
     /// One table is taken, on `node` if possible, before the lock is. Flush before anything below is changed: a
     /// processor that caches the large leaf and finds a small one that contradicts it may do anything.
     ///
+    /// There is no inverse: the leaves of a table rarely are one run of frames again. Where they are, unmap them and map the
+    /// large leaf.
+    ///
     /// # Errors
     ///
     /// [`Error::NotCanonical`], [`Error::NotMapped`], [`Error::Pending`], [`Error::Shared`], [`Error::BadLevel`] where the

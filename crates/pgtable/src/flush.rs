@@ -46,7 +46,8 @@ impl<'t, E: Entry, V: TableEnv> Batch<'t, E, V> {
     ///
     /// # Errors
     ///
-    /// [`FlushError`] where the read side refused to wait, because the calling thread is inside a reader.
+    /// [`FlushError`] where the read side refused to wait, because the calling thread is inside a reader. Not every read side
+    /// can tell: [`Readers`](mmkit_sync::Readers) does not know threads, and would wait for itself for ever.
     pub fn flush(self, mut release: impl FnMut(Released)) -> Result<(), FlushError<'t, E, V>> {
         while self.detach_all() {
             if let Err(error) = self.tables.quiesce(&self.ranges) {

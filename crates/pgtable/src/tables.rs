@@ -112,6 +112,11 @@ impl<E: Entry, V: TableEnv> Tables<E, V> {
         take_table::<E, V>(&self.env, &self.shape, &self.counts, level, node)
     }
 
+    /// Counts a table of `level` that did not come from `alloc_table`.
+    pub(crate) fn count_table(&self, level: u8, pfn: Pfn) -> Result<(), Error> {
+        count_table::<E, V>(&self.env, &self.shape, &self.counts, level, pfn)
+    }
+
     /// Gives a table of `level` back.
     ///
     /// # Safety
@@ -161,16 +166,27 @@ fn take_table<E: Entry, V: TableEnv>(
 ) -> Result<Pfn, Error> {
     let order = shape.table_order(level);
     let pfn = take_frames(env, order, node)?;
-    // Nothing leads to the root, but its frame must fit where those of other tables do.
-    let parent = if level < shape.root() { level + 1 } else { level.max(1) };
-    if let Err(error) = E::encode(Slot::Present(Target::Table { pfn }), named(parent)) {
+    count_table::<E, V>(env, shape, counts, level, pfn).inspect_err(|_| {
         // SAFETY: it was taken above at this order, and nobody has seen it.
         unsafe { env.frames().allocator().deallocate(pfn, order) };
-        return Err(error.into());
-    }
-    counts[usize::from(level)].fetch_add(1, Ordering::Relaxed);
-    env.events().count(Counter::TableTaken, order.frames());
+    })?;
     Ok(pfn)
+}
+
+/// Counts a table, where its frame fits into an entry.
+fn count_table<E: Entry, V: TableEnv>(
+    env: &V,
+    shape: &Shape,
+    counts: &Counts,
+    level: u8,
+    pfn: Pfn,
+) -> Result<(), Error> {
+    // Nothing leads to the root, but its frame must fit where those of other tables do.
+    let parent = if level < shape.root() { level + 1 } else { level.max(1) };
+    E::encode(Slot::Present(Target::Table { pfn }), named(parent))?;
+    counts[usize::from(level)].fetch_add(1, Ordering::Relaxed);
+    env.events().count(Counter::TableTaken, shape.table_order(level).frames());
+    Ok(())
 }
 
 /// Takes a zeroed block all of whose frames can be reached.

@@ -385,6 +385,22 @@ pub unsafe trait VmemmapSpace {
         Ok(())
     }
 
+    /// Whether fewer tables are set aside than [`set_aside`](Self::set_aside) was asked for.
+    fn lacks_aside(&self) -> bool {
+        false
+    }
+
+    /// Makes a frame one of the tables set aside, where those are [fewer](Self::lacks_aside) than they should be: whether
+    /// it did.
+    ///
+    /// # Safety
+    ///
+    /// The frame came from the allocator that tables go back to, at order 0; it is the caller's, and nobody uses it.
+    unsafe fn keep_aside(&self, frame: Pfn) -> bool {
+        let _ = frame;
+        false
+    }
+
     /// What the space has taken from the frame allocator for itself.
     fn usage(&self) -> SpaceUsage;
 }

@@ -341,6 +341,19 @@ unsafe impl<E: Entry, V: TableEnv> VmemmapSpace for TableSpace<E, V> {
         self.fill_spare(pages / self.span.max(1), node)
     }
 
+    fn lacks_aside(&self) -> bool {
+        self.lacks_spare()
+    }
+
+    unsafe fn keep_aside(&self, frame: Pfn) -> bool {
+        // SAFETY: the caller's promises.
+        let kept = self.lacks_spare() && unsafe { self.tables.adopt_table(frame) }.is_ok();
+        if kept {
+            self.push_spare(frame);
+        }
+        kept
+    }
+
     unsafe fn unmap(&self, pages: Range<u64>) -> Result<TableUnmapped<'_, E, V>, MapError> {
         let range = self.range(&pages)?;
         let batch = self.tables.unmap(range).map_err(|error| self.error(error))?;

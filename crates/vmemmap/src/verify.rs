@@ -177,7 +177,10 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
             let mut next = None::<u64>;
             let mut result = Ok(());
             self.sections.for_each(self.frames(), &mut |number, _| {
-                for page in self.pages_from(number) {
+                // Nothing stands behind others: each was looked at.
+                for page in
+                    self.pages_from(number).filter(|&page| self.any_covered_frame(self.frames_of(page)))
+                {
                     let Behind::Own(frame) = self.space.behind(page) else { continue };
                     let Some(offset) = frame.get().checked_sub(low) else { continue };
                     if offset >= window {

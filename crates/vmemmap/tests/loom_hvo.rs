@@ -315,7 +315,7 @@ fn get_against_optimise() {
 }
 
 #[test]
-fn a_reference_through_a_tail_against_optimise_2_threads_2_preemptions() {
+fn s37_a_reference_through_a_tail_against_optimise_2_threads_2_preemptions() {
     get_against_optimise();
 }
 
@@ -369,7 +369,7 @@ fn get_through_shared(map: &Map) {
 const SHARED: Model = Model { before: |map| optimise(map, 0), ..ONE };
 
 #[test]
-fn a_reference_through_a_tail_against_restore_2_threads_2_preemptions() {
+fn s37_a_reference_through_a_tail_against_restore_2_threads_2_preemptions() {
     SHARED.both(restore, get_through_shared);
 }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The numbered scenarios of sparse memory maps, over software pages and over page tables.
 //!
-//! Gaps in the numbers are intended. Number 6 is in `hotplug.rs`, 14 to 16 are in `altmap.rs`; number 22, a race, is a
-//! model: see `loom_tails.rs`.
+//! Gaps in the numbers are intended. Number 6 is in `sections/hotplug.rs`, 14 to 16 are in `sections/altmap.rs`,
+//! 24 and on in `hvo/scenarios.rs`; 22 and 37, races, are models: see `loom_tails.rs`, `loom_hvo.rs`.
 #![cfg(not(mmkit_loom))]
 
 mod common;

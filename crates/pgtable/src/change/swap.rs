@@ -3,7 +3,9 @@
 //!
 //! Everything here leaves the flush to the caller, who changes many places and flushes once.
 
-use mmkit_addr::{Level, NodeId, Pfn, VirtAddr, VirtRange};
+use core::sync::atomic::Ordering;
+
+use mmkit_addr::{Level, NodeId, Order, Pfn, VirtAddr, VirtRange};
 
 use crate::fill::{Fill, Part};
 use crate::node::{Node, Span};
@@ -123,6 +125,32 @@ impl<E: Entry, V: TableEnv> Tables<E, V> {
     /// [`Error::Alloc`], [`Error::Unreachable`], [`Error::Encode`].
     pub fn take_table(&self, node: NodeId) -> Result<Pfn, Error> {
         self.alloc_table(0, node)
+    }
+
+    /// Makes a frame of the caller's an empty table of the last level, as if [`take_table`](Self::take_table) had returned
+    /// it: for whoever may not ask the allocator.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadFrames`] where a table is no single frame, [`Error::Unreachable`], [`Error::Encode`]. The frame is still the
+    /// caller's then.
+    ///
+    /// # Safety
+    ///
+    /// The frame came from the allocator of these tables, to which it goes back at order 0; it is the caller's, and nobody
+    /// uses it.
+    pub unsafe fn adopt_table(&self, frame: Pfn) -> Result<(), Error> {
+        let order = self.shape().table_order(0);
+        if order != Order::ZERO {
+            return Err(Error::BadFrames { pfn: frame, frames: order.frames() });
+        }
+        // SAFETY: the frame is the caller's, and nobody else accesses it.
+        let words = unsafe { self.env().frames().words(frame) }.ok_or(Error::Unreachable { pfn: frame })?;
+        self.count_table(0, frame)?;
+        for word in words {
+            word.store(0, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Whether there is no entry at all for the last-level table around `va`: [`link_table`](Self::link_table) can put one

@@ -9,6 +9,7 @@ mod optimise;
 mod pool;
 mod queries;
 mod records;
+mod refill;
 mod reserve;
 mod restore;
 mod slots;

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Frames set aside, so that one compound of a node and an order can always be restored.
 
-use mmkit_addr::{NodeId, Order, Pfn, PfnRange};
-use mmkit_frame::{FrameAllocator, Request};
+use mmkit_addr::{NodeId, Order, Pfn};
+use mmkit_frame::Request;
 use mmkit_page::Place;
-use mmkit_sync::{Counter, Events};
 
 use super::records::Records;
 use super::slots::ReserveSlot;
@@ -20,7 +19,7 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
     ///
     /// That is enough for any number of them, if they are given to [`free_batch`](Self::free_batch): each one that is
     /// restored and freed pays for the next, as its memory is many times that of its descriptors. The reserve is refilled
-    /// as soon as there are frames, and counts in [`Usage`](crate::Usage). Source: ours. (Linux has none: a huge page that
+    /// as soon as there are frames, from a freed compound's own where need be ([`free_block`](Self::free_block)), and counts in [`Usage`](crate::Usage). Source: ours. (Linux has none: a huge page that
     /// cannot be restored stays in its pool as a surplus page.)
     ///
     /// Takes the memory map's lock, and must not be called inside a reader.
@@ -67,82 +66,13 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
 
     /// Pages of tails that the address space sets tables aside for: those of all reserves, with the pages that the
     /// compounds own.
-    fn pages_aside(&self) -> u64 {
+    pub(super) fn pages_aside(&self) -> u64 {
         let pages = |slot: &ReserveSlot| if slot.wanted() > 0 { slot.wanted() + 1 } else { 0 };
         self.env.reserves().iter().map(pages).sum()
     }
 
-    /// Whether a reserve is not full. A hint outside of the lock.
-    pub(super) fn lacks_reserve(&self) -> bool {
-        self.env.reserves().iter().any(|slot| slot.have() < slot.wanted())
-    }
-
-    /// Fills all reserves as far as the allocator can. Under the lock.
-    pub(super) fn refill_all(&self) {
-        for slot in self.env.reserves() {
-            if let Some((node, _)) = slot.named().filter(|_| slot.wanted() > 0) {
-                if slot.have() < slot.wanted() {
-                    // What could not be had now will be later.
-                    let _ = self.fill(slot, node);
-                }
-                let _ = self.space.set_aside(self.pages_aside(), node);
-            }
-        }
-    }
-
-    /// Whether a reserve is not full, and the allocator cannot fill it: then the memory of a compound that was just restored
-    /// should not go by way of the allocator, where others may take all of it.
-    pub(super) fn is_short(&self, node: NodeId, order: Order) -> bool {
-        if !self.lacks_reserve() {
-            return false;
-        }
-        let _lock = self.locked();
-        self.refill_all();
-        ReserveSlot::find(self.env.reserves(), node, order).is_some_and(|slot| slot.have() < slot.wanted())
-    }
-
-    /// Puts a whole block into the reserve of a node and an order, for as many compounds as it is enough for: until
-    /// [`trim_reserves`](Self::trim_reserves). Whether it did; not where the address space does not reach the block.
-    ///
-    /// # Safety
-    ///
-    /// The block was handed out by the memory map's allocator at `order`, nobody uses it, and from now on it is the memory
-    /// map's.
-    pub(super) unsafe fn stock(&self, node: NodeId, pfn: Pfn, order: Order) -> bool {
-        let _lock = self.locked();
-        let slot = ReserveSlot::find(self.env.reserves(), node, order).filter(|slot| slot.wanted() > 0);
-        let Some(slot) = slot.filter(|_| self.check_reached(PfnRange::block(pfn, order)).is_ok()) else {
-            return false;
-        };
-        // SAFETY: handed out at this order, by the caller's promise. Its frames go back one by one.
-        unsafe { self.frames().allocator().split(pfn, order, Order::ZERO) };
-        self.env.events().count(Counter::FrameTaken, order.frames());
-        let mut frames = slot.frames();
-        frames.push_run(self.frames(), pfn, order.frames());
-        slot.set_frames(&frames, slot.have() + order.frames());
-        true
-    }
-
-    /// Gives back what reserves have more than they should.
-    pub(super) fn trim_reserves(&self) {
-        if !self.env.reserves().iter().any(|slot| slot.have() > slot.wanted()) {
-            return;
-        }
-        let _lock = self.locked();
-        for slot in self.env.reserves() {
-            let (mut frames, mut have) = (slot.frames(), slot.have());
-            while have > slot.wanted()
-                && let Some((first, count)) = frames.pop_run(self.frames(), have - slot.wanted())
-            {
-                self.give_run(first, count);
-                have -= count;
-            }
-            slot.set_frames(&frames, have);
-        }
-    }
-
     /// Takes what a reserve lacks, or as much as there is.
-    fn fill(&self, slot: &ReserveSlot, node: NodeId) -> Result<(), VmemmapError> {
+    pub(super) fn fill(&self, slot: &ReserveSlot, node: NodeId) -> Result<(), VmemmapError> {
         let (mut frames, mut have) = (slot.frames(), slot.have());
         let mut result = Ok(());
         while have < slot.wanted() && result.is_ok() {

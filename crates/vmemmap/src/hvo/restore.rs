@@ -62,8 +62,8 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
     ///
     /// With a [reserve](Self::set_reserve) for their node and order it does not fail for want of memory, however little
     /// the allocator has: what `free` gives back to the allocator, a whole compound, pays for the next ones. The first one
-    /// that is freed refills the reserve. (Unless others take all of it in the moment between: then the next compound stays,
-    /// and is reported. [`HugePool`](crate::HugePool), which knows where its pages come from, leaves no such moment.)
+    /// that is freed refills the reserve: by way of the allocator, where others may take all of it in the moment between, so that
+    /// the next compound stays and is reported; or with [`free_block`](Self::free_block), which leaves no such moment.
     ///
     /// Entries of `folios` that could not be restored stay; those that could are taken, and given to `free`. `free` is
     /// called without the memory map's lock; it may claim, populate and optimise, but not restore.
@@ -113,6 +113,7 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
                 None => break,
             }
         }
+        self.trim_reserves();
         report
     }
 

@@ -85,6 +85,11 @@ impl ReserveSlot {
         self.wanted.load(Ordering::Relaxed)
     }
 
+    /// Whether there are fewer frames than there should be.
+    pub(super) fn is_short(&self) -> bool {
+        self.have() < self.wanted()
+    }
+
     pub(super) fn want(&self, frames: u64) {
         self.wanted.store(frames, Ordering::Relaxed);
     }

@@ -17,6 +17,8 @@ use crate::{Backing, Exchange, MapError, Removed, Taken};
 pub(super) struct Spare {
     first: Option<Pfn>,
     count: u64,
+    /// As many as there should be.
+    wanted: u64,
 }
 
 /// What comes from an [`Exchange`], page by page, and what goes to it, in runs.
@@ -342,6 +344,12 @@ impl<E: Entry, V: TableEnv> TableSpace<E, V> {
         Some(table)
     }
 
+    /// Whether the list of empty tables is shorter than it should be.
+    pub(super) fn lacks_spare(&self) -> bool {
+        let spare = self.spare.lock();
+        spare.count < spare.wanted
+    }
+
     /// Makes the list of empty tables `count` long.
     pub(super) fn fill_spare(&self, count: u64, node: NodeId) -> Result<(), MapError> {
         let before = self.spare.lock().count;
@@ -354,11 +362,12 @@ impl<E: Entry, V: TableEnv> TableSpace<E, V> {
                 }
             }
         }
+        self.spare.lock().wanted = count;
         self.shrink_spare(count);
         Ok(())
     }
 
-    fn push_spare(&self, table: Pfn) {
+    pub(super) fn push_spare(&self, table: Pfn) {
         // SAFETY: the table is the caller's, who hands it over: nothing leads to it.
         let Some(words) = (unsafe { self.tables.env().frames().words(table) }) else { return };
         let mut spare = self.spare.lock();

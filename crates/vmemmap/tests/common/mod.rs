@@ -301,11 +301,11 @@ pub fn own_and_shared<S: VmemmapSpace, E: VmemmapEnv>(map: &Vmemmap<S, E>, range
 macro_rules! over_spaces {
     ($($(#[$meta:meta])* $name:ident;)*) => {
         mod in_software {
-            $($(#[$meta])* #[test] fn $name() { super::$name::<super::common::InSoftware>(); })*
+            $($(#[$meta])* #[test] fn $name() { super::$name::<$crate::common::InSoftware>(); })*
         }
         #[cfg(feature = "pgtable")]
         mod in_tables {
-            $($(#[$meta])* #[test] fn $name() { super::$name::<super::common::InTables>(); })*
+            $($(#[$meta])* #[test] fn $name() { super::$name::<$crate::common::InTables>(); })*
         }
     };
 }

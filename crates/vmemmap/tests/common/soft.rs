@@ -36,6 +36,8 @@ struct State {
     own: BTreeSet<Pfn>,
     /// The bytes of each tail frame when it was first mapped, and how many pages have it.
     tails: BTreeMap<Pfn, (Vec<u64>, u64)>,
+    /// Calls of `behind`.
+    looks: u64,
     flushes: u64,
     maps: u64,
     unmaps: u64,
@@ -73,6 +75,11 @@ impl<'a> Soft<'a> {
     /// A space that has huge leaves.
     pub fn with_leaf_order(frames: &'a TestFrames, base_shift: u32, leaf_order: Order) -> Self {
         Self { leaf_order: Some(leaf_order), ..Self::new(frames, base_shift) }
+    }
+
+    /// How often somebody asked what stands behind a page.
+    pub fn looks(&self) -> u64 {
+        self.lock().looks
     }
 
     /// Puts something else behind a page, unnoticed: to seed violations.
@@ -230,7 +237,9 @@ unsafe impl VmemmapSpace for Soft<'_> {
     }
 
     fn behind(&self, page: u64) -> Behind {
-        match self.lock().pages.get(&page) {
+        let mut state = self.lock();
+        state.looks += 1;
+        match state.pages.get(&page) {
             None => Behind::Nothing,
             Some(&Stand::Own(frame)) => Behind::Own(frame),
             Some(&Stand::Tail(frame, _)) => Behind::Tails(frame),

@@ -7,7 +7,7 @@ use mmkit_addr::{NodeId, Order};
 use mmkit_vmemmap::{HugePool, PoolCounts};
 
 use crate::common::*;
-use crate::hvo::{Map, World};
+use crate::world::{Map, World};
 use crate::{NODE_0, recount, trace, warm_up, world};
 
 type Pool<'p, 'a> = HugePool<'p, Map<'a>, 2>;

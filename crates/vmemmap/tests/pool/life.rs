@@ -11,7 +11,7 @@ use mmkit_sync::Event;
 use mmkit_vmemmap::{HugePool, HvoError, PoolCounts, PoolError, PoolMap, Vmemmap};
 
 use crate::common::*;
-use crate::hvo::{Map, Of, Space, World, compound};
+use crate::world::{Map, Of, Space, World, compound};
 use crate::{NODE_0, ROOM, SIZE, counts, map_of, node_1, recount, trace, warm_up, world};
 
 #[test]

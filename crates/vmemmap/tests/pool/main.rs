@@ -4,8 +4,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
-#[path = "../hvo/mod.rs"]
-mod hvo;
+#[path = "../common/world.rs"]
+mod world;
 
 mod bad;
 mod faults;
@@ -20,7 +20,7 @@ use mmkit_page::{MemMap, State};
 use mmkit_vmemmap::{HugePool, PoolCounts, PoolMap, Usage};
 
 use common::*;
-use hvo::{Map, World};
+use world::{Map, World};
 
 /// Frames that the memory map has of each node. The first block of node 0 holds the descriptors.
 const SIZE: u64 = 1 << 12;

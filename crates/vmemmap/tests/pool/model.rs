@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::common::*;
-use crate::hvo::{Map, World};
+use crate::world::{Map, World};
 use crate::{NODE_0, SIZE, map_of, node_1, recount, trace, warm_up, world};
 
 #[derive(Clone, Debug)]

@@ -9,7 +9,7 @@ use mmkit_addr::{Geometry, Pfn};
 use mmkit_vmemmap::{HugePool, PoolCounts, PoolError};
 
 use crate::common::*;
-use crate::hvo::World;
+use crate::world::World;
 use crate::{NODE_0, SIZE, map_of, node_1, recount, trace, warm_up};
 
 const ROUNDS: u64 = 200;

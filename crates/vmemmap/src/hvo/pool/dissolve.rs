@@ -41,7 +41,6 @@ impl<'m, M: PoolMap, const N: usize> HugePool<'m, M, N> {
             true => kept = self.give_back_healthy(frozen).err(),
             false => self.give_back(frozen),
         });
-        self.vmemmap.trim_reserves();
         let [left] = one;
         match (left, report.error, kept) {
             (Some(frozen), Some((_, error)), _) => back(frozen, error.into()),

@@ -121,7 +121,6 @@ impl<'m, M: PoolMap, const N: usize> HugePool<'m, M, N> {
                 state.classes[class].keep(frozen);
             }
         }
-        self.vmemmap.trim_reserves();
         report.counts = self.state.lock().classes[class].counts();
         report
     }
@@ -171,8 +170,7 @@ impl<'m, M: PoolMap, const N: usize> HugePool<'m, M, N> {
         }
     }
 
-    /// Gives a page without bad frames back to the allocator. It is restored. Where the reserve is empty and the allocator
-    /// has nothing for it, the page itself becomes the reserve for the next ones, whatever others take meanwhile.
+    /// Gives a page without bad frames back to the allocator, or to the reserve that paid for it. It is restored.
     pub(super) fn give_back(&self, frozen: Frozen<'_, M>) {
         let (pfn, order, node) = (frozen.pfn(), frozen.order(), frozen.place().node);
         match frozen.unprep().and_then(Frozen::into_free) {
@@ -180,11 +178,7 @@ impl<'m, M: PoolMap, const N: usize> HugePool<'m, M, N> {
                 drop(free);
                 // SAFETY: the pages of a pool come from this allocator, at their order, and this one has left the pool. It
                 // was frozen: whoever uses its memory does so without a reference.
-                if self.vmemmap.is_short(node, order) && unsafe { self.vmemmap.stock(node, pfn, order) } {
-                    return;
-                }
-                // SAFETY: as above; it is in no reserve.
-                unsafe { self.allocator().deallocate(pfn, order) };
+                unsafe { self.vmemmap.free_block(node, pfn, order) };
             }
             // What is not restored after all cannot be used as anything else, nor what has a bad frame after all.
             Err(_) => self.leak(pfn.get(), order.frames()),

@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Descriptors behind huge leaves.
-#![cfg(not(mmkit_loom))]
 
-mod common;
-
-use common::{
+use crate::common::{
     Device, EpochEnv, Soft, assert_absent, assert_content, assert_empty, digest::digest, frames, order, pfn,
     place, range, verified,
 };
@@ -185,7 +182,7 @@ fn altmap_leaves_do_not_fall_back() {
 #[cfg(feature = "pgtable")]
 #[test]
 fn in_page_tables() {
-    use common::{Fixture, InTables};
+    use crate::common::{Fixture, InTables};
     use mmkit_vmemmap::VmemmapSpace;
 
     let frames = frames(&X86);

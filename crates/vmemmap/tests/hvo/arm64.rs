@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Optimising and restoring in tables of arm64, where a live entry is broken before another is made, and a machine may not get
 //! that done.
-#![cfg(all(not(mmkit_loom), feature = "pgtable"))]
-
-mod common;
-mod hvo;
 
 use std::marker::PhantomData;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,8 +11,8 @@ use mmkit_pgtable::{Arm64_4K, Arm64_16K, Arm64_64K, Entry};
 use mmkit_sync::Readers;
 use mmkit_vmemmap::{HvoError, HvoState, MapError, VmemmapError};
 
-use common::*;
-use hvo::*;
+use crate::common::*;
+use crate::world::*;
 
 /// The pages of a compound's descriptors: eight with every base page.
 const PAGES: u64 = 8;
@@ -29,7 +25,7 @@ fn world(geometry: Geometry, size: u8) -> World {
 
 /// What must hold of a compound that was optimised, in whole or in part, or not.
 #[track_caller]
-fn check<N: Entry>(world: &World, map: &hvo::Map<'_, Readers, N>, size: u8) {
+fn check<N: Entry>(world: &World, map: &crate::world::Map<'_, Readers, N>, size: u8) {
     for nth in 0..2 {
         assert_compound(map, pfn(nth << size), order(size), Place::default());
     }

@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What keeps a range from being removed.
-#![cfg(not(mmkit_loom))]
 
-mod common;
-
-use common::{
+use crate::common::{
     EpochEnv, InSoftware, SoftMap, TestEnv, assert_content, assert_empty, balance, frames, map, order, pfn,
     place, range,
 };

@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How many pages a span owns, computed and counted.
-#![cfg(not(mmkit_loom))]
 
-mod common;
-
-use common::{InSoftware, SoftMap, TestEnv, frames, map, order, place, range};
+use crate::common::{InSoftware, SoftMap, TestEnv, frames, map, order, place, range};
 use mmkit_addr::Geometry;
 use mmkit_sync::Readers;
 use mmkit_vmemmap::{SpanTails, own_pages};
@@ -39,10 +36,10 @@ fn what_is_computed_is_what_is_counted() {
                 assert_eq!(own_pages(geometry, span, tails), expected, "{geometry}, {o}, {span:?}");
                 map.populate(span, order(o), place(0, 0)).unwrap();
                 assert_eq!(map.usage().own, expected, "{geometry}, {o}, {span:?}");
-                common::balance(&map, &frames);
+                crate::common::balance(&map, &frames);
                 map.remove(span).unwrap();
                 assert_eq!(map.usage().own, 0, "{geometry}, {o}, {span:?}");
-                common::balance(&map, &frames);
+                crate::common::balance(&map, &frames);
             }
         }
     }

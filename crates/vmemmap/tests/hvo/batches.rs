@@ -1,9 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Batches: what they cost, where they stop, and who may ask for them.
-#![cfg(all(not(mmkit_loom), feature = "pgtable"))]
-
-mod common;
-mod hvo;
 
 use std::sync::mpsc;
 use std::thread;
@@ -14,8 +10,8 @@ use mmkit_page::MemMap;
 use mmkit_sync::Epoch;
 use mmkit_vmemmap::{HvoError, VmemmapError};
 
-use common::*;
-use hvo::*;
+use crate::common::*;
+use crate::world::*;
 
 const X86: Geometry = Geometry::X86_64;
 

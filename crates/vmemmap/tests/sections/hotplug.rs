@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Boot memory, memory that comes online and goes offline, and what else a request can say.
-#![cfg(not(mmkit_loom))]
 
-mod common;
-
-use common::{
+use crate::common::{
     Fixture, InSoftware, Map, TestEnv, assert_absent, assert_content, assert_empty, frames, map, order, pfn,
     place, range, verified,
 };
@@ -179,7 +176,7 @@ fn what_is_no_boot_memory_does_not_become_it<F: Fixture>() {
         map.populate(sub(5, 1), Order::ZERO, place(0, 0)).unwrap();
         let refused = map.populate_with(Populate::new(sub(0, 2)).early());
         assert_eq!(refused, Err(VmemmapError::Present { pfn: sub(5, 1).start() }));
-        let device = common::Device::new(frames);
+        let device = crate::common::Device::new(frames);
         let part = range(device.start() + 4 * SUBSECTION, SUBSECTION);
         map.populate_with(Populate::new(part).early()).unwrap();
         let mut altmap = device.altmap(0, 512);
@@ -233,18 +230,18 @@ fn offline_refuses_what_is_in_use<F: Fixture>() {
         let all = range(SECTION, SECTION);
         map.populate(all, order(9), place(0, 0)).unwrap();
         let ranges = [all];
-        let before = common::digest::digest(map, frames, &ranges);
+        let before = crate::common::digest::digest(map, frames, &ranges);
         for at in [0, 31, 63] {
             let head = pfn(SECTION + at * SUBSECTION);
             let held = map.claim(head).unwrap().allocate().into_folio();
             let busy = map.offline(all).unwrap_err();
             assert_eq!((busy, busy.errno()), (VmemmapError::Busy { pfn: head }, 16));
             drop(held);
-            assert_eq!(common::digest::digest(map, frames, &ranges), before);
+            assert_eq!(crate::common::digest::digest(map, frames, &ranges), before);
         }
         map.offline(all).unwrap();
         map.online(all).unwrap();
-        assert_eq!(common::digest::digest(map, frames, &ranges), before);
+        assert_eq!(crate::common::digest::digest(map, frames, &ranges), before);
     });
 }
 
@@ -420,7 +417,7 @@ fn strict_requests_take_tails_from_their_node<F: Fixture>() {
 #[cfg(feature = "pgtable")]
 #[test]
 fn a_section_that_was_restored_is_completed_in_parts() {
-    with_map::<common::InTables>(|map, frames, _| {
+    with_map::<crate::common::InTables>(|map, frames, _| {
         map.populate(range(SECTION, SECTION), order(9), place(0, 0)).unwrap();
         map.remove(sub(3, 1)).unwrap();
         for n in (0..64).filter(|&n| n != 3) {

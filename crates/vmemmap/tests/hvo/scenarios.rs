@@ -1,9 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Optimising and restoring: the scenarios, by their numbers.
-#![cfg(all(not(mmkit_loom), feature = "pgtable"))]
-
-mod common;
-mod hvo;
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -12,8 +8,8 @@ use mmkit_frame::{FrameAllocator, Request};
 use mmkit_page::{MemMap, Place};
 use mmkit_vmemmap::{Altmap, Behind, HvoError, HvoState, MapError, Populate, VmemmapError, VmemmapSpace};
 
-use common::*;
-use hvo::*;
+use crate::common::*;
+use crate::world::*;
 
 const X86: Geometry = Geometry::X86_64;
 

@@ -1,16 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Optimising and restoring: all sizes, gigabytes, reserves of them, demotion, removal.
-#![cfg(all(not(mmkit_loom), feature = "pgtable"))]
-
-mod common;
-mod hvo;
 
 use mmkit_addr::{Geometry, NodeId};
 use mmkit_page::Place;
 use mmkit_vmemmap::{HvoError, HvoState, VmemmapEnv, VmemmapError};
 
-use common::*;
-use hvo::*;
+use crate::common::*;
+use crate::world::*;
 
 const X86: Geometry = Geometry::X86_64;
 

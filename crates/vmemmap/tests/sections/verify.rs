@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Violations are seeded, and named.
-#![cfg(not(mmkit_loom))]
-
-mod common;
 
 use std::sync::atomic::Ordering;
 
-use common::{InSoftware, SoftMap, TestEnv, frames, map, order, pfn, place, range, soft::Stand, verified};
+use crate::common::{
+    InSoftware, SoftMap, TestEnv, frames, map, order, pfn, place, range, soft::Stand, verified,
+};
 use mmkit_addr::{Geometry, Order, Pfn};
+use mmkit_frame::Request;
 use mmkit_frame::test_util::TestFrames;
 use mmkit_page::MemMap;
 use mmkit_sync::Readers;
@@ -101,7 +101,7 @@ fn pages_that_are_wrong_are_named() {
         let single = 32 * 8;
         let tails = pages[&1];
         let own = |page: u64| pages[&page];
-        let spare = Stand::Own(frames.frames().allocate(mmkit_frame::Request::new(Order::ZERO)).unwrap());
+        let spare = Stand::Own(frames.frames().allocate(Request::new(Order::ZERO)).unwrap());
         let mapped = 40 * 64 * 8;
         let cases = [
             // Missing; too many.
@@ -152,4 +152,43 @@ fn tails_of_others_are_named() {
             "pfn 0x0: Mapped does not hold"
         );
     });
+}
+
+/// Frames that are far apart are compared in as many passes as the memory that is lent takes; what is found is the same.
+#[test]
+fn more_memory_takes_fewer_passes() {
+    let frames = frames(&X86);
+    let env = TestEnv::<Readers>::new(&frames);
+    let map: SoftMap<'_> = map::<InSoftware, _>(X86, &frames, &env).poisoned(POISON);
+    // Every subsection's descriptors lie in frames of which the least memory has no room for two.
+    let mut gaps = Vec::new();
+    for subsection in 0..4 {
+        map.populate(range(subsection * SUBSECTION, SUBSECTION), Order::ZERO, place(0, 0)).unwrap();
+        while gaps.last().is_none_or(|last: &Pfn| last.get() < (subsection + 1) * 8192) {
+            gaps.push(frames.frames().allocate(Request::new(Order::ZERO)).unwrap());
+        }
+    }
+    let looks = |scratch: &mut [u64]| {
+        let before = map.space().looks();
+        assert_eq!(map.verify_with(scratch), Ok(()));
+        map.space().looks() - before
+    };
+    let enough = 4 * 8192 / 64;
+    let (most, least) = (looks(&mut vec![7; enough]), looks(&mut [7; 128]));
+    assert_eq!(least - most, 3 * 32, "four passes over all pages, not one");
+    let before = map.space().looks();
+    assert_eq!(map.verify(), Ok(()));
+    assert_eq!(map.space().looks() - before, least);
+    // The first page and the last stand behind one frame.
+    let (first, last) = (map.space().pages()[&0], map.space().pages()[&31]);
+    map.space().tamper(31, Some(first));
+    let twice = Err(Violation { pfn: pfn(31 * 64), invariant: Invariant::OneWritableAlias });
+    assert_eq!(map.verify(), twice);
+    assert_eq!(map.verify_with(&mut vec![7; enough]), twice);
+    map.space().tamper(31, Some(last));
+    for gap in gaps {
+        // SAFETY: allocated above at this order, and never used.
+        unsafe { frames.frames().deallocate(gap, Order::ZERO) };
+    }
+    verified(&map, &frames);
 }

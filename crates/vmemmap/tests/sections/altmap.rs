@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The numbered scenarios of descriptors that lie in the memory that they describe.
-#![cfg(not(mmkit_loom))]
 
-mod common;
-
-use common::{
+use crate::common::{
     Device, Fixture, Map, TestEnv, assert_absent, assert_content, assert_empty, frames, map, order,
     own_and_shared, pfn, place, range, verified,
 };
@@ -115,7 +112,7 @@ fn scenario_14_descriptors_in_the_memory_that_they_describe<F: Fixture>() {
         assert_empty(map, frames, new);
         // Not one frame of the pool passed through the allocator: the block is out as it was.
         let block = frames.outstanding_blocks().into_iter().find(|block| block.pfn == device.1).unwrap();
-        assert_eq!(block.order, common::DEVICE_ORDER);
+        assert_eq!(block.order, crate::common::DEVICE_ORDER);
     });
 }
 

@@ -1,16 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Bad frames in optimised compounds: where the mark is, and that it is never lost.
-#![cfg(all(not(mmkit_loom), feature = "pgtable"))]
-
-mod common;
-mod hvo;
 
 use mmkit_addr::Geometry;
 use mmkit_page::{MemMap, PageFlags};
 use mmkit_vmemmap::{Failure, HvoError};
 
-use common::*;
-use hvo::*;
+use crate::common::*;
+use crate::world::*;
 
 const X86: Geometry = Geometry::X86_64;
 

@@ -1,16 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Optimising, restoring, batches and demotion with a failure at every place: the k-th frame, the k-th entry, and both.
-#![cfg(all(not(mmkit_loom), feature = "pgtable"))]
-
-mod common;
-mod hvo;
 
 use mmkit_addr::Geometry;
 use mmkit_page::Place;
 use mmkit_vmemmap::{HvoError, VmemmapError};
 
-use common::{balance, order};
-use hvo::{Map, Pool, World, assert_compound};
+use crate::common::{balance, order};
+use crate::world::{Map, Pool, World, assert_compound};
 
 /// Compounds of a geometry: their order and how many.
 #[derive(Clone, Copy)]
