@@ -28,6 +28,9 @@ mod kind;
 mod kinds;
 #[cfg(feature = "alloc")]
 mod life;
+#[cfg(all(mmkit_loom, feature = "alloc"))]
+#[doc(hidden)]
+pub mod models;
 mod operations;
 #[cfg(feature = "alloc")]
 mod pagemap;
