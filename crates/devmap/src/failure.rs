@@ -185,6 +185,8 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Devmap<S, E> {
                 frozen.insert_at(index..index + 1, PageFlags::HWPOISON);
                 frozen.insert_at(0..1, PageFlags::HWPOISON);
                 pagemap.folios.bad.push(frozen);
+                // Somebody may have found the frame in this thread's hands, and wait.
+                pagemap.tell_idle(PfnRange::block(head, pagemap.order()));
                 Ok(Failure::Unused)
             }
             Err(error) => match why_taken(self, head, error) {

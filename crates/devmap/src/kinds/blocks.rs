@@ -3,6 +3,7 @@
 
 use mmkit_addr::{Order, Pfn};
 use mmkit_page::{ClaimError, Free, Frozen, MemMap, PageFlags};
+use mmkit_sync::mutant;
 
 /// Takes the block of `order` at `pfn` out of the blocks of `unit` that rest there: all or none.
 ///
@@ -29,7 +30,9 @@ pub(crate) fn join<M: MemMap>(
             ClaimError::Taken { pfn }
         }),
         Err(error) => {
-            rest(lower, unit);
+            mutant!("blocks-join-no-undo", rest(lower, unit), {
+                let _ = lower.into_raw();
+            });
             Err(error)
         }
     }

@@ -8,7 +8,7 @@ use mmkit_sync::{RawLock, ReadSide, mutant};
 use super::policy::{Policy, not_for_long};
 use super::words::{FilePlace, HeadWords, ShareError};
 use super::{FolioError, Held, blocks};
-use crate::{Kind, Provided, Registry};
+use crate::{Kind, Registry};
 
 /// Storage of a file system.
 pub(crate) enum FsDax {}
@@ -23,13 +23,10 @@ impl Policy for FsDax {
             // The head had the mark for another of its frames, which has one of its own.
             frozen.remove_at(0..1, PageFlags::HWPOISON);
         }
-        mutant!("fsdax-idle-first", (), held.folios.idle.add());
+        let references = held.references_of(frozen.order());
+        mutant!("fsdax-idle-first", (), held.tell_idle(block));
         blocks::scatter(frozen, held.order(), &mut |bad| held.folios.bad.push(bad));
-        mutant!("fsdax-idle-first", held.folios.idle.add(), ());
-        if let Some(operations) = held.operations(Provided::IDLE) {
-            operations.idle(block);
-        }
-        let references = held.references_of(Order::of_frames(block.frames()).unwrap_or(Order::ZERO));
+        mutant!("fsdax-idle-first", held.tell_idle(block), ());
         held.put(references);
     }
 

@@ -29,7 +29,7 @@ pub(crate) use generic::{ready_all, retire_all};
 pub(crate) use held::Held;
 pub(crate) use words::HeadWords;
 
-use crate::{Kind, PagemapRef, Registry};
+use crate::{Kind, Pagemap, PagemapRef, Provided, Registry};
 
 /// What a pagemap keeps for its folios.
 #[derive(Debug)]
@@ -51,6 +51,16 @@ impl Folios {
             blocks::forgive(&mut frozen);
             drop(frozen.into_free());
         });
+    }
+}
+
+impl Pagemap {
+    /// Frames of a file system have no users any more, and are where others find them: whoever waits for that is woken.
+    pub(crate) fn tell_idle(&self, block: PfnRange) {
+        self.folios.idle.add();
+        if let Some(operations) = self.operations(Provided::IDLE) {
+            operations.idle(block);
+        }
     }
 }
 
