@@ -19,11 +19,11 @@ pub struct Entry<'r, R, L>(Reserved<'r, R, L>);
 
 impl<R, L> fmt::Debug for Entry<'_, R, L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Entry")
+        f.debug_tuple("Entry").finish_non_exhaustive()
     }
 }
 
-/// Reserves `range`.
+/// Reserves `range`, and holds what stands for its memory.
 pub fn reserve<R: ReadSide, L: RawLock>(
     registry: &Registry<R, L>,
     range: PfnRange,
@@ -38,13 +38,14 @@ pub fn reserve<R: ReadSide, L: RawLock>(
         set_aside: None,
         pageblocks: None,
     };
-    registry.reserve(Box::new(info)).map(Entry).map_err(|(_, error)| error)
+    let reserved = registry.reserve(Box::new(info)).map_err(|(_, error)| error)?;
+    reserved.pagemap().hold();
+    Ok(Entry(reserved))
 }
 
 impl<R: ReadSide, L: RawLock> Entry<'_, R, L> {
     /// The memory is there: it can be found.
     pub fn show(&self) {
-        self.0.pagemap().hold();
         self.0.show();
     }
 
@@ -55,7 +56,7 @@ impl<R: ReadSide, L: RawLock> Entry<'_, R, L> {
         revoke: &mut dyn FnMut(&Pagemap),
         pause: impl FnMut(u32) -> ControlFlow<()>,
     ) -> Result<(), u64> {
-        // SAFETY: taken by `show`, and put once: `retire` calls this once.
+        // SAFETY: taken by `reserve`, and put once: `retire` calls this once.
         let stop = |pagemap: &Pagemap| unsafe { pagemap.let_go() };
         self.0.retire(let_go, stop, &mut |_| revoke(self.0.pagemap()), pause)
     }
