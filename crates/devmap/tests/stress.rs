@@ -66,7 +66,8 @@ fn devices_come_and_go_while_they_are_used() {
     let device = machine(&memory);
     let tables = Tables { device: &device, mapped: (0..DEVICES).map(|_| Mutex::new(None)).collect() };
     let before = common::digest(&device, &memory, &[]);
-    let (stop, lives, faults, pins) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let (stop, lives, faults, pins) =
+        (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {
         // One that adds and removes two of the devices, another one the third.
         for mine in [0..2, 2..DEVICES] {
