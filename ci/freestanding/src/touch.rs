@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Something of every library crate, behind `black_box` so that the linker has to keep it.
 
+use core::alloc::{GlobalAlloc, Layout};
 use core::hint::black_box;
 use core::ptr::NonNull;
 
 use mmkit_addr::{Geometry, NodeId, Order, Pfn};
+use mmkit_devmap::Registry;
 use mmkit_folio::{CountWords, MmId, PowerSums, Tracker};
 use mmkit_frame::Bare;
 use mmkit_frame::{AllocError, DirectMap, FrameAllocator, Frames, Request};
 use mmkit_page::{MemMap, Page, SliceMap};
 use mmkit_pgtable::{Arm64_4K, Tables, X86_64};
+use mmkit_sync::{Readers, SpinLock};
 
 // The facade has no functions of its own.
 use mmkit as _;
@@ -22,6 +25,7 @@ pub fn every_crate() {
     black_box(memory_map());
     black_box(map_counts());
     black_box(page_tables());
+    black_box(devices());
 
     let mut bytes = black_box([1_u8; 192]);
     let others = black_box([2_u8; 192]);
@@ -57,6 +61,27 @@ fn page_tables() -> bool {
     Tables::<X86_64, _>::new(env(), Geometry::X86_64, NodeId::ZERO).is_ok()
         || Tables::<Arm64_4K, _>::new(env(), Geometry::ARM64_4K, NodeId::ZERO).is_ok()
 }
+
+/// Asks for a registry of devices where there is no heap.
+fn devices() -> Option<usize> {
+    let registry = Registry::<_, SpinLock>::new(Readers::new()).ok()?;
+    Some(registry.len())
+}
+
+/// A heap without memory: the registry has lists, and asks for all of them.
+struct NoHeap;
+
+// SAFETY: nothing is ever given, so nothing is given twice, too small, or in the wrong place.
+unsafe impl GlobalAlloc for NoHeap {
+    unsafe fn alloc(&self, _: Layout) -> *mut u8 {
+        core::ptr::null_mut()
+    }
+
+    unsafe fn dealloc(&self, _: *mut u8, _: Layout) {}
+}
+
+#[global_allocator]
+static HEAP: NoHeap = NoHeap;
 
 /// A machine without memory.
 struct NoMemory;

@@ -52,7 +52,7 @@ pub enum Failure {
     NotMapped,
     /// Nobody used it. It is kept from everybody for as long as the device is there.
     Unused,
-    /// Its folio had the mark.
+    /// The frame was known to be bad. Nobody was told again.
     Known,
 }
 
@@ -157,13 +157,19 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Devmap<S, E> {
         victims: &dyn Victims<Self>,
     ) -> Result<Failure, FailureError> {
         let index = pfn.get() - folio.pfn().get();
-        if index > 0 {
-            // Where its descriptor is shared the head alone tells.
+        let marked = |index| folio.flags_at(index).is_some_and(|flags| flags.contains(PageFlags::HWPOISON));
+        // What is known of the frame itself: by its own descriptor, or, of the first, by a note beside the folio's mark. Of
+        // frames that have neither it is not known, and they are reported again.
+        let known = if index > 0 {
+            let known = marked(index);
             folio.insert_at(index..index + 1, PageFlags::HWPOISON);
-        } else if self.held(folio).is_some_and(|held| held.kind() == Kind::FsDax) {
-            HeadWords::of(folio).set_head_bad();
-        }
-        if folio.insert(PageFlags::HWPOISON).contains(PageFlags::HWPOISON) {
+            known
+        } else {
+            let noted = self.held(folio).filter(|held| matches!(held.kind(), Kind::FsDax | Kind::Generic));
+            noted.is_some_and(|_| HeadWords::of(folio).set_head_bad())
+        };
+        folio.insert(PageFlags::HWPOISON);
+        if known {
             return Ok(Failure::Known);
         }
         let Some(order) = victims.largest_mapping(folio, pfn) else { return Ok(Failure::NotMapped) };

@@ -8,8 +8,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use common::{
-    DEVICE, HEAP_FAILS, SECTION, SUBSECTION, digest, generic, looks, machine, machine_with, memory, order,
-    pfn, range,
+    DEVICE, HEAP_FAILS, SECTION, SUBSECTION, digest, fsdax, generic, looks, machine, machine_with, memory,
+    order, pfn, range,
 };
 use mmkit_addr::{Order, PfnRange};
 use mmkit_devmap::{DevPagemap, DevmapError, UnregisterError};
@@ -182,7 +182,7 @@ fn somebody_claimed_a_free_frame() {
     let device = machine(&memory);
     // The last range goes first, so the claimed frame is met when one is gone already.
     let ranges = [range(DEVICE, SUBSECTION), range(DEVICE + SECTION, SUBSECTION)];
-    let registration = device.register(generic(&ranges, 0), &Serial).unwrap();
+    let registration = device.register(fsdax(&ranges), &Serial).unwrap();
     let claimed = pfn(DEVICE + 7);
     let free = device.claim(claimed).unwrap();
     let UnregisterError { error, registration } = registration.unregister(&(), looks(0)).unwrap_err();

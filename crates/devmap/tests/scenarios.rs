@@ -192,3 +192,23 @@ fn scenario_47_references_of_128_gib() {
     drop(device);
     memory.assert_no_leaks();
 }
+
+#[test]
+fn a_registration_that_is_dropped_frees_nothing() {
+    let memory = memory(4096);
+    let device = machine(&memory);
+    let all = range(DEVICE, SECTION);
+    let registration = device.register(generic(&[all], 9), &Serial).unwrap();
+    let out = memory.outstanding();
+    let folio = device.take(all.start(), order(9)).unwrap();
+    drop(registration);
+    assert!(folio.pagemap().is_dead() && device.registry().get(all.start()).is_none());
+    assert!(device.memory().is_present(all.start()));
+    drop(folio);
+    // The frames are taken still, though nobody has them.
+    assert_eq!(memory.outstanding(), out);
+    let other = device.register(generic(&[all], 9), &Serial).unwrap_err();
+    assert_eq!(other.error, DevmapError::Overlap { range: all, with: all });
+    drop(device);
+    memory.assert_no_leaks();
+}

@@ -13,12 +13,15 @@
 //! | [`folio`] | `folio` | map counts, owners, copy-on-write |
 //! | [`pgtable`] | `pgtable` | page tables over frames |
 //! | [`vmemmap`] | `vmemmap` | the sparse virtual memory map, with shared tails |
+//! | `devmap` | `devmap`, not by default: it needs a heap | memory of devices: kinds, registry, life cycle |
 //!
 //! Where to begin: with an array of descriptors, [`page::SliceMap`]; with a whole machine's memory,
 //! [`vmemmap::Vmemmap`].
 #![no_std]
 
 pub use mmkit_addr as addr;
+#[cfg(feature = "devmap")]
+pub use mmkit_devmap as devmap;
 #[cfg(feature = "folio")]
 pub use mmkit_folio as folio;
 #[cfg(feature = "frame")]

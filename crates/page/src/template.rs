@@ -5,8 +5,8 @@ use core::ptr::NonNull;
 
 use mmkit_addr::{DESCRIPTOR_BYTES, Order};
 
-use crate::Place;
 use crate::tag::Tag;
+use crate::{Page, Place};
 
 /// The bytes of a descriptor that a memory map writes before anybody can look the frame up.
 ///
@@ -65,6 +65,27 @@ impl Template {
         let tag = Tag::from_bits(self.0[1] as u32);
         if tag.is_parked() {
             self.0[1] = tag.with_parked(false).bits() as u64;
+        }
+        self
+    }
+
+    /// The same head, not at rest but in use: as if somebody had claimed the block, written `words` as its
+    /// [owner](crate::Folio::owner_words), and handed it out with one reference that is kept by its frame number, as
+    /// [`Folio::into_raw`](crate::Folio::into_raw) keeps it.
+    ///
+    /// Tails are the same as before.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Folio::owner_words`](crate::Folio::owner_words).
+    #[inline]
+    #[must_use]
+    pub const unsafe fn held(mut self, words: [u64; Page::WORDS]) -> Self {
+        let tag = Tag::from_bits(self.0[1] as u32);
+        if tag.is_parked() {
+            self.0[1] = 1 << u32::BITS | tag.with_parked(false).with_free(false).bits() as u64;
+            let [.., a, b, c, d] = &mut self.0;
+            [*a, *b, *c, *d] = words;
         }
         self
     }

@@ -4,8 +4,8 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use mmkit_addr::Pfn;
-use mmkit_page::{Folio, Frozen, GetError, MemMap, Page, PageFlags, Place, SliceMap, State};
+use mmkit_addr::{Order, Pfn};
+use mmkit_page::{Folio, Frozen, GetError, MemMap, Page, PageFlags, Place, SliceMap, State, Template};
 
 /// Runs `body` with a map of 4 frames at rest.
 fn with_map(body: impl FnOnce(&SliceMap<'_>)) {
@@ -93,5 +93,27 @@ fn flags_and_words_of_frames_are_those_of_their_descriptors() {
         assert_eq!(words.map(|words| words.word[3].load(Relaxed)).collect::<Vec<_>>(), [1, 2]);
         // SAFETY: see above.
         assert!(unsafe { folio.descriptors() }.words_of(1..3).is_none());
+    });
+}
+
+#[test]
+fn a_template_of_what_is_held_is_what_handing_out_leaves() {
+    let held = [7, 8, 9, u64::MAX];
+    with_map(|map| {
+        let place = Place::default();
+        let single = map.claim(Pfn::new(3).unwrap()).unwrap().allocate();
+        let two = Order::new(1).unwrap();
+        for (frozen, template) in [(single, Template::base(place)), (pair(map), Template::head(two, place))] {
+            // SAFETY: the frames are this test's.
+            let words = unsafe { frozen.owner_words() };
+            words.iter().zip(held).for_each(|(word, value)| word.store(value, Relaxed));
+            let pfn = frozen.into_raw(1).unwrap();
+            // SAFETY: as above; it is only looked at.
+            let template = unsafe { template.held(held) };
+            assert_eq!(map.enter().page(pfn).unwrap().words(), template.words());
+        }
+        let tail = Template::tail(two, place);
+        // SAFETY: as above.
+        assert_eq!(unsafe { tail.held(held) }, tail, "tails are the same for all");
     });
 }

@@ -4,7 +4,7 @@
 use core::ptr::NonNull;
 
 use mmkit_addr::{DESCRIPTOR_BYTES, Order, Pfn, PfnRange};
-use mmkit_page::{Place, Template};
+use mmkit_page::{Page, Place, Template};
 
 use crate::tails::TailKey;
 
@@ -30,6 +30,8 @@ pub(crate) struct Content {
     pub(crate) altmap: Option<Pfn>,
     pub(crate) huge: bool,
     pub(crate) strict: bool,
+    /// Every block is in use from the beginning, with these words.
+    pub(crate) held: Option<[u64; Page::WORDS]>,
     /// The descriptors are written later, outside the lock.
     pub(crate) staged: bool,
 }
@@ -82,7 +84,12 @@ impl Content {
     ) {
         let at = |pfn: Pfn| (pfn.get() - part.start().get()) * DESCRIPTOR_BYTES;
         let fill = |template: Template, from: Pfn, count: u64| {
-            let template = if self.offline { template.claimed() } else { template };
+            let template = match self.held {
+                _ if self.offline => template.claimed(),
+                // SAFETY: whoever asked for it is the owner.
+                Some(words) => unsafe { template.held(words) },
+                None => template,
+            };
             // SAFETY: `from` lies in `part`, for all of which `to` is valid.
             let to = unsafe { to.byte_add(at(from) as usize) };
             // SAFETY: so do the `count` frames from there on; the caller lets nobody else access them.

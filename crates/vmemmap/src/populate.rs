@@ -127,6 +127,7 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Vmemmap<S, E> {
             altmap: altmap.map(Altmap::pool),
             huge,
             strict,
+            held: request.held,
             staged: false,
         })
     }

@@ -2,7 +2,7 @@
 //! What to populate, and how.
 
 use mmkit_addr::{Order, PfnRange};
-use mmkit_page::Place;
+use mmkit_page::{Page, Place};
 
 use crate::Altmap;
 
@@ -38,6 +38,7 @@ pub struct Populate<'a> {
     pub(crate) early: bool,
     pub(crate) offline: bool,
     pub(crate) pageblocks: Option<u8>,
+    pub(crate) held: Option<[u64; Page::WORDS]>,
 }
 
 impl<'a> Populate<'a> {
@@ -55,6 +56,7 @@ impl<'a> Populate<'a> {
             early: false,
             offline: false,
             pageblocks: None,
+            held: None,
         }
     }
 
@@ -141,6 +143,20 @@ impl<'a> Populate<'a> {
     #[must_use]
     pub const fn pageblocks(mut self, kind: u8) -> Self {
         self.pageblocks = Some(kind);
+        self
+    }
+
+    /// Each frame or compound is in use from the beginning, with one reference that is kept by its frame number, and
+    /// with `words` as its [owner's](mmkit_page::Folio::owner_words): see [`Template::held`](mmkit_page::Template::held).
+    /// For memory that is never its allocator's, and so need not be claimed one by one. Where the frames are
+    /// [offline](Self::offline) this changes nothing.
+    ///
+    /// # Safety
+    ///
+    /// The caller is the owner of the memory.
+    #[must_use]
+    pub const unsafe fn held(mut self, words: [u64; Page::WORDS]) -> Self {
+        self.held = Some(words);
         self
     }
 }

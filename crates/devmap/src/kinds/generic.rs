@@ -55,28 +55,6 @@ fn rest<M: MemMap, R: ReadSide, L: RawLock>(held: Held<'_, R, L>, mut frozen: Fr
     held.put(references);
 }
 
-/// Makes all folios of a pagemap ready to be used, with one reference each, for which its bulk references are there. What somebody
-/// has claimed meanwhile, past the pagemap, is not made ready, and its bulk reference is put.
-///
-/// Cost: one compare-exchange and 64 bytes written for each folio.
-pub(crate) fn ready_all<M: MemMap, R: ReadSide, L: RawLock>(
-    registry: &Registry<R, L>,
-    map: &M,
-    pagemap: &Pagemap,
-) {
-    for pfn in pagemap.heads() {
-        let ready = blocks::join(map, pfn, pagemap.order(), pagemap.order()).is_ok_and(|free| {
-            let frozen = blocks::prepare(free);
-            HeadWords::of_frozen(&frozen).write_ready(pagemap.index());
-            frozen.into_raw(1).is_ok()
-        });
-        if !ready {
-            // SAFETY: one of those that stand for the memory, this block's; the pagemap is registered still.
-            unsafe { pagemap.put(registry.processor(), 1) };
-        }
-    }
-}
-
 /// Takes the pagemap's reference off each folio of a pagemap that was killed. A folio without others rests, and its bulk
 /// reference is put; the others do so with their last one. May be called again, and takes what has become ready since.
 ///
@@ -94,13 +72,14 @@ pub(crate) fn retire_all<M: MemMap, R: ReadSide, L: RawLock>(
 fn retire<M: MemMap, R: ReadSide, L: RawLock>(registry: &Registry<R, L>, map: &M, pfn: Pfn) {
     let Ok(folio) = map.try_get(pfn) else { return };
     let Some(held) = Held::of_folio(registry, &folio) else { return };
-    if held.kind() == Kind::Generic && HeadWords::of(&folio).take_ready() {
-        // SAFETY: the pagemap's reference, which was kept when the folio became ready; the mark says that nobody has taken
+    let last = if held.kind() == Kind::Generic && HeadWords::of(&folio).take_ready() {
+        // SAFETY: the pagemap's reference, which was kept when the folio became ready; the mark said that nobody had taken
         // it, and is gone now.
-        let last = unsafe { Folio::put_raw(map, pfn, 1) };
-        debug_assert!(last.is_none(), "`folio` is one more");
-    }
-    if let Some(frozen) = folio.put() {
+        unsafe { folio.put_with(1) }
+    } else {
+        folio.put()
+    };
+    if let Some(frozen) = last {
         super::release(registry, frozen);
     }
 }

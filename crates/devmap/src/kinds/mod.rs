@@ -25,9 +25,9 @@ pub use idle::{IdleWait, StillBusy};
 pub use policy::unused_references;
 pub use words::{FilePlace, MappingId};
 
-pub(crate) use generic::{ready_all, retire_all};
+pub(crate) use generic::retire_all;
 pub(crate) use held::Held;
-pub(crate) use words::HeadWords;
+pub(crate) use words::{HeadWords, ready_words};
 
 use crate::{Kind, Pagemap, PagemapRef, Provided, Registry};
 

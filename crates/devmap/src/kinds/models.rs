@@ -58,7 +58,11 @@ impl<'r, R: ReadSide, L: RawLock> Model<'r, R, L> {
 
     /// All folios of generic memory become ready.
     pub fn ready<M: MemMap>(&self, map: &M) {
-        generic::ready_all(self.1, map, self.pagemap());
+        for pfn in self.pagemap().heads() {
+            let frozen = map.claim(pfn).expect("nobody has it").allocate();
+            HeadWords::of_frozen(&frozen).write_ready(self.pagemap().index());
+            let _ = frozen.into_raw(1).expect("one reference");
+        }
     }
 
     /// It is going.

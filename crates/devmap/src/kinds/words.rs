@@ -29,7 +29,7 @@ pub struct FilePlace {
 /// |---|---|---|---|
 /// | 0 | the pagemap's index | the same | the same |
 /// | 1, 2 | mapping and index, if named | mapping and index of the first file | - |
-/// | 3 | [`NAMED`], [`NAMING`], [`READY`] | files that have it, [`NAMED`], [`HEAD_BAD`] | the driver's |
+/// | 3 | [`NAMED`], [`NAMING`], [`READY`], [`HEAD_BAD`] | files that have it, [`NAMED`], [`HEAD_BAD`] | the driver's |
 pub(crate) struct HeadWords<'f>(&'f [AtomicU64; Page::WORDS]);
 
 const MAPPING: usize = 1;
@@ -54,6 +54,11 @@ pub(crate) enum ShareError {
     TooMany,
     /// It is none of those that have the folio.
     NotOne,
+}
+
+/// The words of a generic folio that the pagemap has the only reference to.
+pub(crate) const fn ready_words(pagemap: PagemapIndex) -> [u64; Page::WORDS] {
+    [pagemap.word(), 0, 0, READY]
 }
 
 impl<'f> HeadWords<'f> {
@@ -81,9 +86,10 @@ impl<'f> HeadWords<'f> {
         self.0[STATE].store(state, Ordering::Relaxed);
     }
 
-    /// Of a generic folio that the pagemap has the only reference to.
+    /// Of a generic folio that the pagemap has the only reference to. That its first frame is bad stays.
     pub(crate) fn write_ready(&self, pagemap: PagemapIndex) {
-        self.write(pagemap, None, READY);
+        let bad = self.0[STATE].load(Ordering::Relaxed) & HEAD_BAD;
+        self.write(pagemap, None, READY | bad);
     }
 
     /// Of an fs-dax folio of one file.
@@ -190,9 +196,9 @@ impl<'f> HeadWords<'f> {
         }
     }
 
-    /// Notes that the head's frame itself is bad.
-    pub(crate) fn set_head_bad(&self) {
-        self.0[STATE].fetch_or(HEAD_BAD, Ordering::Relaxed);
+    /// Notes that the head's frame itself is bad; whether that was noted before.
+    pub(crate) fn set_head_bad(&self) -> bool {
+        self.0[STATE].fetch_or(HEAD_BAD, Ordering::Relaxed) & HEAD_BAD != 0
     }
 
     pub(crate) fn is_head_bad(&self) -> bool {

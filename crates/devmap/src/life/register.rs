@@ -67,9 +67,6 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Devmap<S, E> {
             Ok(()) => {
                 let pagemap = reserved.pagemap();
                 pagemap.hold();
-                if pagemap.kind() == Kind::Generic {
-                    kinds::ready_all(self.registry(), self, pagemap);
-                }
                 reserved.show();
                 Ok(Registration::new(self, reserved, altmap))
             }
@@ -96,6 +93,11 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Devmap<S, E> {
         let mut altmap = altmap;
         for &range in info.ranges() {
             let mut request = Populate::new(range).compounds(info.order()).at(info.place());
+            if info.kind() == Kind::Generic {
+                let words = kinds::ready_words(reserved.pagemap().index());
+                // SAFETY: the memory is this pagemap's, whose intervals are reserved.
+                request = unsafe { request.held(words) };
+            }
             if let Some(altmap) = altmap.take() {
                 request = request.altmap(altmap);
             }

@@ -5,7 +5,7 @@ use alloc::boxed::Box;
 use core::ptr::NonNull;
 
 use mmkit_addr::{Pfn, PfnRange};
-use mmkit_sync::atomic::{AtomicU64, Ordering};
+use mmkit_sync::atomic::{AtomicU64, Ordering, UnsafeCell};
 use mmkit_sync::mutant;
 
 use super::Pagemap;
@@ -14,8 +14,8 @@ use crate::{DevmapError, PagemapIndex};
 
 /// Intervals in ascending order, and pagemaps by index. Once published only the visible ends change.
 pub(super) struct Table {
-    /// Intervals that there are.
-    len: usize,
+    /// Intervals that there are. In a cell, so that the model checker sees who looks while a table is made anew.
+    len: UnsafeCell<usize>,
     /// Where each begins; `u64::MAX` past the last.
     starts: Box<[u64]>,
     /// What a lookup needs beside that, of each.
@@ -38,7 +38,7 @@ impl Table {
     pub(super) fn new(room: usize) -> Result<Box<Self>, DevmapError> {
         let spans = || Span { shown: AtomicU64::new(0), of: NonNull::dangling() };
         boxed(Self {
-            len: 0,
+            len: UnsafeCell::new(0),
             starts: array(room, || u64::MAX)?,
             spans: array(room, spans)?,
             ends: array(room, || 0)?,
@@ -46,8 +46,10 @@ impl Table {
         })
     }
 
-    pub(super) const fn len(&self) -> usize {
-        self.len
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        // SAFETY: written only by `rebuild`, which has the table for itself.
+        self.len.with(|len| unsafe { *len })
     }
 
     pub(super) const fn room(&self) -> usize {
@@ -57,7 +59,7 @@ impl Table {
     /// The pagemap of `pfn`, if it is visible.
     #[inline]
     pub(super) fn find(&self, pfn: Pfn) -> Option<NonNull<Pagemap>> {
-        let starts = self.starts.get(..self.len)?;
+        let starts = self.starts.get(..self.len())?;
         let at = last_not_above(starts, pfn.get());
         // Guessed right as a rule, so what follows does not wait for the search.
         let start = *starts.get(at)?;
@@ -77,7 +79,7 @@ impl Table {
 
     /// An interval that has frames of `range`, visible or not.
     pub(super) fn overlap(&self, range: PfnRange) -> Option<PfnRange> {
-        let at = self.starts[..self.len].partition_point(|&start| start < range.end()).checked_sub(1)?;
+        let at = self.starts[..self.len()].partition_point(|&start| start < range.end()).checked_sub(1)?;
         let start = Pfn::new(self.starts[at])?;
         let other = PfnRange::new(start, self.ends[at] - self.starts[at])?;
         let overlaps = mutant!(
@@ -95,7 +97,8 @@ impl Table {
 
     /// Makes the intervals of `of` visible.
     pub(super) fn show(&self, of: NonNull<Pagemap>) {
-        for (span, &end) in self.spans[..self.len].iter().zip(&self.ends).filter(|(span, _)| span.of == of) {
+        for (span, &end) in self.spans[..self.len()].iter().zip(&self.ends).filter(|(span, _)| span.of == of)
+        {
             // Release: pairs with the Acquire of `find`.
             let order = mutant!("registry-show-relaxed", Ordering::Release, Ordering::Relaxed);
             span.shown.store(end, order);
@@ -104,7 +107,7 @@ impl Table {
 
     /// Makes them invisible: readers that found them before are waited for by others.
     pub(super) fn hide(&self, of: NonNull<Pagemap>) {
-        for span in self.spans[..self.len].iter().filter(|span| span.of == of) {
+        for span in self.spans[..self.len()].iter().filter(|span| span.of == of) {
             span.shown.store(0, Ordering::Relaxed);
         }
     }
@@ -120,35 +123,36 @@ impl Table {
             Some((ranges, index, of)) => (ranges, Some(index), of),
             None => (&[][..], None, NonNull::dangling()),
         };
-        self.len = 0;
-        for at in 0..other.len {
+        let mut len = 0;
+        let mut push = |start: u64, end: u64, shown: u64, of: NonNull<Pagemap>| {
+            self.starts[len] = start;
+            self.spans[len] = Span { shown: AtomicU64::new(shown), of };
+            self.ends[len] = end;
+            len += 1;
+        };
+        for at in 0..other.len() {
             let (start, span) = (other.starts[at], &other.spans[at]);
             while let Some((&range, rest)) = ranges.split_first() {
                 if range.start().get() > start {
                     break;
                 }
-                self.push(range.start().get(), range.end(), 0, of);
+                push(range.start().get(), range.end(), 0, of);
                 ranges = rest;
             }
             if removed != Some(span.of) {
-                self.push(start, other.ends[at], span.shown.load(Ordering::Relaxed), span.of);
+                push(start, other.ends[at], span.shown.load(Ordering::Relaxed), span.of);
             }
         }
         for range in ranges {
-            self.push(range.start().get(), range.end(), 0, of);
+            push(range.start().get(), range.end(), 0, of);
         }
-        self.starts[self.len..].fill(u64::MAX);
+        self.starts[len..].fill(u64::MAX);
+        // SAFETY: the table is borrowed for good.
+        self.len.with_mut(|now| unsafe { *now = len });
         for (slot, pagemap) in self.slots.iter_mut().enumerate() {
             let kept = other.slots.get(slot).copied().flatten().filter(|&kept| removed != Some(kept));
             *pagemap = if index.is_some_and(|index| index.slot() == slot) { Some(of) } else { kept };
         }
-    }
-
-    fn push(&mut self, start: u64, end: u64, shown: u64, of: NonNull<Pagemap>) {
-        self.starts[self.len] = start;
-        self.spans[self.len] = Span { shown: AtomicU64::new(shown), of };
-        self.ends[self.len] = end;
-        self.len += 1;
     }
 
     /// Every pagemap.

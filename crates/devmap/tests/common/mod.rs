@@ -169,6 +169,12 @@ pub fn generic(ranges: &[PfnRange], o: u8) -> DevPagemap {
     ranges.iter().fold(builder, |builder, &range| builder.range(range)).build(&X86).unwrap()
 }
 
+/// A pagemap of a file system's storage.
+pub fn fsdax(ranges: &[PfnRange]) -> DevPagemap {
+    let builder = DevPagemap::builder(Kind::FsDax).at(place());
+    ranges.iter().fold(builder, |builder, &range| builder.range(range)).build(&X86).unwrap()
+}
+
 /// A driver that provides what it is told to, and remembers what it was called for.
 #[derive(Default)]
 pub struct Driver {

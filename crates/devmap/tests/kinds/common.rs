@@ -12,7 +12,7 @@ use mmkit_devmap::{
 use mmkit_folio::{NoPageMapcount, PowerSums};
 use mmkit_frame::Bare;
 use mmkit_frame::test_util::TestFrames;
-use mmkit_page::{Folio, MemMap, Place, State};
+use mmkit_page::{MemMap, Place, State};
 use mmkit_pgtable::X86_64;
 use mmkit_sync::Readers;
 use mmkit_vmemmap::{Serial, TableSpace, Vmemmap, WithTailSlots};
@@ -22,7 +22,6 @@ pub(crate) type Space<'f> = TableSpace<X86_64, Env<'f>>;
 pub(crate) type Slots<'f> = WithTailSlots<Env<'f>, 8, NoPageMapcount<PowerSums>>;
 pub(crate) type Machine<'f> = Devmap<Space<'f>, Slots<'f>>;
 pub(crate) type Registered<'d, 'f> = Registration<'d, Space<'f>, Slots<'f>>;
-pub(crate) type Held<'d, 'f> = Folio<'d, Machine<'f>>;
 
 pub(crate) const X86: Geometry = Geometry::X86_64;
 /// The first frame of devices: above what the allocator has.

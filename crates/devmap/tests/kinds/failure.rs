@@ -76,7 +76,8 @@ fn a_bad_head_is_told_from_a_bad_tail() {
         let mappers = Mappers::new(&[]);
         let first = machine.memory_failure(at(bad[0]), &mappers);
         assert_eq!(first, Ok(Failure::NotMapped));
-        assert_eq!(machine.memory_failure(at(bad[1]), &mappers), Ok(Failure::Known));
+        let again = if bad[0] == bad[1] { Failure::Known } else { Failure::NotMapped };
+        assert_eq!(machine.memory_failure(at(bad[1]), &mappers), Ok(again));
         drop(folio);
         for number in 0..8 {
             assert_eq!(state(&machine, number) == REST, !bad.contains(&number), "{bad:?}, frame {number}");
