@@ -21,12 +21,16 @@ impl Policy for Driver {
         let order = frozen.order();
         let block = PfnRange::block(frozen.pfn(), order);
         let references = held.references_of(order);
-        mutant!("driver-put-first", (), held.put(references));
+        if mutant!("driver-put-first", false, true) {
+            held.put(references);
+        }
         blocks::scatter(frozen, held.order(), &mut |bad| held.folios.bad.push(bad));
         if let Some(operations) = held.operations(Provided::FOLIO_FREE) {
             operations.folio_free(block);
         }
-        mutant!("driver-put-first", held.put(references), ());
+        if mutant!("driver-put-first", true, false) {
+            held.put(references);
+        }
     }
 
     fn pin(kind: Kind, usage: PinUse) -> PinVerdict {

@@ -24,9 +24,13 @@ impl Policy for FsDax {
             frozen.remove_at(0..1, PageFlags::HWPOISON);
         }
         let references = held.references_of(frozen.order());
-        mutant!("fsdax-idle-first", (), held.tell_idle(block));
+        if mutant!("fsdax-idle-first", false, true) {
+            held.tell_idle(block);
+        }
         blocks::scatter(frozen, held.order(), &mut |bad| held.folios.bad.push(bad));
-        mutant!("fsdax-idle-first", held.tell_idle(block), ());
+        if mutant!("fsdax-idle-first", true, false) {
+            held.tell_idle(block);
+        }
         held.put(references);
     }
 

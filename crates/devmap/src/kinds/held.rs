@@ -76,7 +76,8 @@ impl<'r, R: ReadSide, L: RawLock> Held<'r, R, L> {
     /// Puts `n` references. It may be the last that is seen of the pagemap.
     pub(crate) fn put(self, n: u32) {
         let _reader = self.registry.enter();
+        let pagemap: &Pagemap = &self;
         // SAFETY: the folio's, which has none any more, or one that `enter` took; inside a reader.
-        unsafe { self.pagemap.as_ref().put(self.registry.processor(), n) };
+        unsafe { pagemap.put(self.registry.processor(), n) };
     }
 }
