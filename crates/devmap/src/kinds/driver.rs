@@ -21,7 +21,7 @@ impl Policy for Driver {
         let order = frozen.order();
         let block = PfnRange::block(frozen.pfn(), order);
         let references = held.references_of(order);
-        mutant!("driver-put-first", (), held.put(references));
+        mutant!("driver-put-first", {}, held.put(references));
         blocks::scatter(frozen, held.order(), &mut |bad| held.folios.bad.push(bad));
         if let Some(operations) = held.operations(Provided::FOLIO_FREE) {
             operations.folio_free(block);

@@ -24,7 +24,7 @@ impl Policy for FsDax {
             frozen.remove_at(0..1, PageFlags::HWPOISON);
         }
         let references = held.references_of(frozen.order());
-        mutant!("fsdax-idle-first", (), held.tell_idle(block));
+        mutant!("fsdax-idle-first", {}, held.tell_idle(block));
         blocks::scatter(frozen, held.order(), &mut |bad| held.folios.bad.push(bad));
         mutant!("fsdax-idle-first", held.tell_idle(block), ());
         held.put(references);

@@ -76,7 +76,9 @@ impl<'r, R: ReadSide, L: RawLock> Held<'r, R, L> {
     /// Puts `n` references. It may be the last that is seen of the pagemap.
     pub(crate) fn put(self, n: u32) {
         let _reader = self.registry.enter();
+        // SAFETY: the references that are about to be put keep it, and after that the reader does.
+        let pagemap = unsafe { self.pagemap.as_ref() };
         // SAFETY: the folio's, which has none any more, or one that `enter` took; inside a reader.
-        unsafe { self.pagemap.as_ref().put(self.registry.processor(), n) };
+        unsafe { pagemap.put(self.registry.processor(), n) };
     }
 }
