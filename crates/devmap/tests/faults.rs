@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Every allocation of registering fails once, of frames and of the heap: nothing shows it afterwards.
 #![cfg(not(mmkit_loom))]
+// Errors give back what was handed in.
+#![allow(clippy::result_large_err)]
 
 mod common;
 
@@ -57,8 +59,10 @@ fn failing<T>(k: u64, work: impl FnOnce() -> T) -> (T, bool) {
     (done, STRUCK.get())
 }
 
-/// What is registered before, and what is to be registered.
-fn cases() -> Vec<(Vec<(PfnRange, u8)>, Vec<PfnRange>, u8)> {
+/// What is registered before, each with its order, and what is to be registered, with its order.
+type Case = (Vec<(PfnRange, u8)>, Vec<PfnRange>, u8);
+
+fn cases() -> Vec<Case> {
     vec![
         (vec![], vec![range(DEVICE, 4 * SUBSECTION)], 9),
         // Three ranges, between, below and above others; single frames, so that each needs memory of its own.
