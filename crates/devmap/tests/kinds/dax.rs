@@ -149,6 +149,7 @@ fn a_region_is_divided_and_joined() {
     let memory = TestFrames::with_frames(1 << 13);
     let machine = machine(&memory);
     let mut region = DaxRegion::dynamic(frames(0, 8 * HUGE), place());
+    #[expect(clippy::result_large_err, reason = "a refused description comes back in it")]
     let create = |region: &mut DaxRegion, count: u64, o: u8, name: u64| {
         region.create(&machine, count * HUGE, order(o), id(name), &Serial)
     };
