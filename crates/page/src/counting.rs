@@ -15,7 +15,7 @@ use crate::{Folio, Frozen, MemMap, Page};
 ///
 /// It is a type that the memory map chooses, once, so that one folio is never counted in two ways. The ways themselves
 /// are in `mmkit-folio`; this crate only says that there is one.
-pub trait Counting {}
+pub trait Counting: 'static {}
 
 /// Nobody counts mappings: the memory map of an allocator, or of memory that is never mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

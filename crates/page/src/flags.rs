@@ -51,6 +51,9 @@ bitflags! {
         const MOVABLE = 1 << 17;
         /// Memory of a device, not of the machine.
         const DEVICE = 1 << 18;
+        /// A shared page of zeroes: nobody ever writes or frees it, so pins of it are not counted. Set before the first
+        /// reference, and never cleared.
+        const ZERO = 1 << 21;
     }
 }
 

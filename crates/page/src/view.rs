@@ -9,7 +9,7 @@ use mmkit_sync::{GetError as CountError, ReadSide, mutant};
 
 use crate::block::Block;
 use crate::tag::Tag;
-use crate::{ClaimError, Folio, MemMap, PageFlags, Place};
+use crate::{ClaimError, Folio, MemMap, PageFlags, Place, References};
 
 /// A stay inside the read side of a memory map: its descriptors do not move while this lives.
 pub struct Reader<'m, M: MemMap> {
@@ -84,6 +84,17 @@ impl State {
             () => Self::Frozen { order },
         }
     }
+}
+
+/// What the head's word says of a folio, at the moment at which references on it are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// The folio's first frame.
+    pub head: Pfn,
+    /// log2 of its frames. A block that is no compound has nothing in common but its first frame: 0.
+    pub order: Order,
+    /// Flags, as they were a moment before: only those that never change are sure.
+    pub flags: PageFlags,
 }
 
 /// A view of one descriptor, by anyone, inside a [`Reader`]. It only reads.
@@ -217,7 +228,37 @@ impl<'m, M: MemMap> PageView<'m, '_, M> {
     ///
     /// Cost: two loads, of the frame's word and of its head's, and one compare-exchange, of Acquire ordering: pairs with
     /// the Release that gave the folio to its holders ([`Frozen::into_folio`](crate::Frozen::into_folio)). Source: ours.
+    #[inline]
     pub fn try_get(&self) -> Result<Folio<'m, M>, GetError> {
+        let (block, _) = self.take(|_| Some(1))?;
+        Ok(Folio::new(block))
+    }
+
+    /// Takes references on the folio that the frame lies in, as many as `amount` says of it, and none of those that it
+    /// refuses with `None`. Where it says 0, the result is `None`: there is such a folio, and nothing was written.
+    ///
+    /// The word that the exchange compares has the folio's bounds in it. So a number that follows from the bounds is right
+    /// for the folio that the references are on, and never has to be corrected afterwards.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_get`](Self::try_get), with nothing changed; [`GetError::Unreferenced`] of what `amount` refuses.
+    ///
+    /// Cost: as for `try_get`, whatever the number is. `amount` is asked again whenever the word changed meanwhile.
+    #[inline]
+    pub fn try_take(
+        &self,
+        amount: impl FnMut(Bounds) -> Option<u32>,
+    ) -> Result<Option<References<'m, M>>, GetError> {
+        let (block, taken) = self.take(amount)?;
+        let Some(others) = taken.checked_sub(1) else { return Ok(None) };
+        // SAFETY: `taken` references were taken just now, one for the handle and the others for nobody else.
+        Ok(Some(unsafe { References::new(Folio::new(block), others) }))
+    }
+
+    /// References on the head, as many as `amount` says, and the head's block.
+    #[inline]
+    fn take(&self, mut amount: impl FnMut(Bounds) -> Option<u32>) -> Result<(Block<'m, M>, u32), GetError> {
         let pfn = self.block.pfn;
         loop {
             let (seen, _) = self.block.page().snapshot();
@@ -226,23 +267,35 @@ impl<'m, M: MemMap> PageView<'m, '_, M> {
                 Tag::from_bits(self.block.page().info.swap_tag(seen.bits()))
             });
             let head = tag.head_of(pfn);
-            // SAFETY: the block does not outlive this call unless a reference is taken, which keeps its descriptors;
-            // until then the reader that `self` borrows does.
-            let block = unsafe { Block::new(self.block.map, head) }.ok_or(GetError::Absent { pfn: head })?;
+            let block = if head == pfn {
+                self.block
+            } else {
+                // SAFETY: the block does not outlive this call unless a reference is taken, which keeps its descriptors;
+                // until then the reader that `self` borrows does.
+                unsafe { Block::new(self.block.map, head) }.ok_or(GetError::Absent { pfn: head })?
+            };
             let info = &block.page().info;
             let accept = |tag: u32| Tag::from_bits(tag).is_head_over(head, pfn);
             let accept = |tag: u32| mutant!("page-get-any-head", accept(tag), true);
+            let wanted = |bits: u32| {
+                let tag = Tag::from_bits(bits);
+                let order = if tag.is_compound() { tag.order() } else { Order::ZERO };
+                accept(bits).then(|| amount(Bounds { head, order, flags: block.flags() })).flatten()
+            };
             // The mutant looks at what the head is, and then takes a reference on whatever it is by now.
-            let found = mutant!("page-get-look-then-add", info.try_get(1, accept), {
+            let found = mutant!("page-get-look-then-add", info.try_get_some(wanted), {
+                let mut wanted = wanted;
                 match info.load_acquire() {
                     head if head.count > 0 && !accept(head.tag) => Err(CountError::Refused(head.tag)),
-                    _ => info.try_get(1, |_| true),
+                    head => info.try_get_some(|_| wanted(head.tag)),
                 }
             });
             match found {
-                Ok(_) => {
-                    block.page().written();
-                    return Ok(Folio::new(block));
+                Ok((_, taken)) => {
+                    if taken > 0 {
+                        block.page().written();
+                    }
+                    return Ok((block, taken));
                 }
                 Err(CountError::Overflow { count, .. }) => {
                     return Err(GetError::Overflow { pfn: head, count });

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! References of mappings that are gone.
+//! References that are kept together: those of mappings that are gone, of pins, of a walk.
 
 use core::fmt;
 use core::mem::ManuallyDrop;
 
 use mmkit_addr::Pfn;
-use mmkit_page::{Folio, Frozen, MemMap};
 
-/// The references that mappings had on their folio, to be given back when no processor can use the entries any more.
+use crate::{Folio, Frozen, MemMap};
+
+/// References on one folio, at least one, of which only one has a handle.
 ///
-/// Keep it until the translation caches are flushed. Dropping it gives all of them back, by one atomic subtraction; the
-/// last reference of a folio hands it to [`MemMap::release`].
-#[must_use = "dropping it gives the references back: flush first"]
+/// Dropping it gives all of them back, by one atomic subtraction; the last reference of a folio hands it to
+/// [`MemMap::release`]. Those of mappings are kept until the translation caches are flushed.
+#[must_use = "dropping it gives the references back; those of mappings after a flush only"]
 pub struct References<'m, M: MemMap> {
     /// One of them.
     folio: ManuallyDrop<Folio<'m, M>>,
@@ -20,21 +21,47 @@ pub struct References<'m, M: MemMap> {
 }
 
 impl<'m, M: MemMap> References<'m, M> {
+    /// The reference that `folio` is, and `others` more.
+    ///
     /// # Safety
     ///
-    /// `others` references on `folio`, kept without a handle, are nobody else's.
+    /// `others` references on `folio` were kept by [`Folio::take_raw`] or what says that it keeps them so, and are nobody
+    /// else's.
     #[inline]
-    pub(crate) unsafe fn new(folio: Folio<'m, M>, others: u32) -> Self {
+    pub unsafe fn new(folio: Folio<'m, M>, others: u32) -> Self {
         Self { folio: ManuallyDrop::new(folio), others }
     }
 
+    /// `n` references that [`into_raw`](Self::into_raw) or [`Folio::take_raw`] kept; `None` if `n` is 0.
+    ///
+    /// # Safety
+    ///
+    /// `head` is the head of a folio of `map`, `n` references on it were kept so, and each is taken back at most once.
+    #[inline]
+    pub unsafe fn from_raw(map: &'m M, head: Pfn, n: u32) -> Option<Self> {
+        let others = n.checked_sub(1)?;
+        // SAFETY: the caller has one such reference.
+        let folio = unsafe { Folio::from_raw(map, head) }?;
+        // SAFETY: and so many more.
+        Some(unsafe { Self::new(folio, others) })
+    }
+
     /// The folio's first frame.
+    #[inline]
     #[must_use]
     pub fn head(&self) -> Pfn {
         self.folio.pfn()
     }
 
+    /// The folio.
+    #[inline]
+    #[must_use]
+    pub fn folio(&self) -> &Folio<'m, M> {
+        &self.folio
+    }
+
     /// How many references.
+    #[inline]
     #[must_use]
     pub fn count(&self) -> u32 {
         self.others.saturating_add(1)
@@ -56,6 +83,26 @@ impl<'m, M: MemMap> References<'m, M> {
             }
             _ => Err(other),
         }
+    }
+
+    /// `n` of them by themselves; `None`, and nothing changed, unless at least one stays and one goes.
+    #[inline]
+    pub fn split_off(&mut self, n: u32) -> Option<Self> {
+        let others = n.checked_sub(1)?;
+        self.others = self.others.checked_sub(n)?;
+        // SAFETY: one of the references that were kept without a handle, and are none of the others' any more.
+        let folio = unsafe { self.folio.adopt() };
+        // SAFETY: the rest of the `n`.
+        Some(unsafe { Self::new(folio, others) })
+    }
+
+    /// Keeps all of them without a handle: the folio's head, and how many there are. They leak unless
+    /// [`from_raw`](Self::from_raw) or [`Folio::put_raw`] takes them back.
+    #[inline]
+    #[must_use = "the references leak unless `from_raw` takes them back"]
+    pub fn into_raw(self) -> (Pfn, u32) {
+        let this = ManuallyDrop::new(self);
+        (this.head(), this.count())
     }
 
     /// Gives the references back. If they were the last, returns the folio, frozen.
