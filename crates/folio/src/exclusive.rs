@@ -27,6 +27,17 @@ pub(crate) fn first<M: MemMap>(folio: &Folio<'_, M>, batch: Batch) -> Option<u64
     Some(folio.find_at(holders(folio, batch), FLAG)?.max(batch.first))
 }
 
+/// How many of the `n` pages from `first` on are exclusive, without a gap. Cost: one load for each page up to there.
+#[inline]
+pub(crate) fn leading<M: MemMap>(folio: &Folio<'_, M>, first: u64, n: u64) -> u64 {
+    let pages = first..first.saturating_add(n).min(folio.order().frames());
+    if folio.has_shared_tails() {
+        return if is(folio, 0) { pages.end.saturating_sub(first) } else { 0 };
+    }
+    let end = folio.find_without_at(pages.clone(), FLAG).unwrap_or(pages.end);
+    end.saturating_sub(first)
+}
+
 /// No page of the batch is exclusive any more. Cost: one load for each, and one atomic for each that was.
 #[inline]
 pub(crate) fn clear<M: MemMap>(folio: &Folio<'_, M>, batch: Batch) {

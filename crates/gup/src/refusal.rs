@@ -15,6 +15,8 @@ use crate::{FaultError, Interruption, MigrateError};
 pub enum Refusal {
     /// The sink has no room for a page.
     NoRoom,
+    /// The memory map is not the one of the address space.
+    OtherMap,
     /// Nothing that could be held without a lock, or without a fault, is mapped there; or somebody was changing it. Told to
     /// those who asked for no more than that.
     NotMapped {
@@ -102,6 +104,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoRoom => f.write_str("the sink has no room for a page"),
+            Self::OtherMap => f.write_str("the memory map is not the address space's"),
             Self::NotMapped { va } => write!(f, "{va:?} is not mapped so that it could be held as it is"),
             Self::NoArea { va } => write!(f, "no area has {va:?}"),
             Self::NoPages { va } => write!(f, "what is mapped at {va:?} cannot be held"),

@@ -11,6 +11,7 @@ use mmkit_addr::{Order, Pfn};
 pub use bytes::{BioVec, Bytes, Segment, Stretch};
 pub use extents::{Extent, Extents};
 pub use folios::{FolioHolds, Folios};
+pub(crate) use pages::leading_in;
 pub use pages::{PageRef, Pages};
 
 /// Consecutive frames of one folio that a walk holds: mapped at consecutive addresses, with one permission.

@@ -82,6 +82,22 @@ impl Span {
         self.shift
     }
 
+    /// Its first pages, at most so many.
+    #[must_use]
+    pub fn at_most(&self, pages: u64) -> Self {
+        if pages >= self.page_count() {
+            return *self;
+        }
+        Self { end: VirtAddr::new(self.first.get() + (pages << self.shift)), tail: 0, ..*self }
+    }
+
+    /// What is left of it after its first `pages` pages.
+    #[must_use]
+    pub fn after(&self, pages: u64) -> Self {
+        let pages = pages.min(self.page_count());
+        self.from(VirtAddr::new(self.first.get() + (pages << self.shift)))
+    }
+
     /// What is left of it from `next` on, where a walk stopped.
     #[must_use]
     pub fn from(&self, next: VirtAddr) -> Self {

@@ -256,6 +256,35 @@ impl<'m, M: MemMap> PageView<'m, '_, M> {
         Ok(Some(unsafe { References::new(Folio::new(block), others) }))
     }
 
+    /// A handle for a reference that is kept without one, on the folio that the frame lies in.
+    ///
+    /// # Errors
+    ///
+    /// [`GetError::Unreferenced`] where there is no such folio: the caller's books are wrong. Nothing is changed.
+    ///
+    /// Cost: two loads.
+    ///
+    /// # Safety
+    ///
+    /// A reference on that folio was kept by [`Folio::take_raw`], [`Folio::into_raw`] or what says that it keeps it so, and
+    /// is taken back at most once.
+    #[inline]
+    pub unsafe fn adopt(&self) -> Result<Folio<'m, M>, GetError> {
+        let pfn = self.block.pfn;
+        let head = self.head();
+        let block = if head == pfn {
+            self.block
+        } else {
+            // SAFETY: inside the reader, and from then on the reference keeps the descriptors.
+            unsafe { Block::new(self.block.map, head) }.ok_or(GetError::Absent { pfn: head })?
+        };
+        let info = block.page().info.load();
+        if info.count == 0 || !Tag::from_bits(info.tag).is_head_over(head, pfn) {
+            return Err(GetError::Unreferenced { pfn: head });
+        }
+        Ok(Folio::new(block))
+    }
+
     /// References on the head, as many as `amount` says, and the head's block.
     #[inline]
     fn take(&self, mut amount: impl FnMut(Bounds) -> Option<u32>) -> Result<(Block<'m, M>, u32), GetError> {

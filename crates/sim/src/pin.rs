@@ -110,7 +110,8 @@ impl<C: Mapcounts> Drop for Pin<'_, C> {
     fn drop(&mut self) {
         // The pin has a reference, so there is a folio; one that cannot be had at the limit of references stays pinned.
         if let Ok(folio) = self.world.folio(self.pfn) {
-            drop(folio.unpin(1));
+            // SAFETY: the pin was made with this value, which is gone now.
+            drop(unsafe { folio.unpin(1) });
         }
     }
 }

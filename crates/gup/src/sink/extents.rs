@@ -56,6 +56,13 @@ impl<'b> Extents<'b> {
         &self.buffer[..self.len]
     }
 
+    /// What it has, for as long as the buffer is lent.
+    #[must_use]
+    pub fn into_extents(self) -> &'b [Extent] {
+        let Self { buffer, len } = self;
+        &buffer[..len]
+    }
+
     /// Frames of all extents.
     #[must_use]
     pub fn frames(&self) -> u64 {

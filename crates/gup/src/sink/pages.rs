@@ -52,6 +52,22 @@ pub(crate) const fn number(page: Option<PageRef>) -> u64 {
 
 static_assertions::const_assert_eq!(size_of::<Option<PageRef>>(), 8);
 
+/// How many of `pages`, from the first on, are of the `frames` frames from `head` on.
+#[inline]
+pub(crate) fn leading_in(pages: &[Option<PageRef>], head: Pfn, frames: u64) -> usize {
+    // None is 0, which is below the number of any frame, and so outside.
+    let outside = |page: &Option<PageRef>| number(*page).wrapping_sub(head.get() + 1) >= frames;
+    let mut inside = 0;
+    for chunk in pages.chunks_exact(16) {
+        // Without a branch for each, so that several are compared at a time.
+        if chunk.iter().fold(false, |any, page| any | outside(page)) {
+            break;
+        }
+        inside += chunk.len();
+    }
+    inside + pages[inside..].iter().take_while(|page| !outside(page)).count()
+}
+
 /// A sink that fills a page array.
 pub struct Pages<'b> {
     buffer: &'b mut [Option<PageRef>],
