@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Pins: where they are counted, and runs of pages that are held.
 
+use core::cell::Cell;
 use core::fmt;
 use core::mem::ManuallyDrop;
 
 use mmkit_addr::{Order, Pfn};
-use mmkit_page::{Bounds, Folio, Frozen, GetError, MemMap, PageFlags, PageView, References};
+use mmkit_page::{Bounds, Folio, Frozen, GetError, MemMap, PageFlags, PageView, References, Taken};
 use mmkit_sync::atomic::Ordering;
 use mmkit_sync::mutant;
 
@@ -40,12 +41,16 @@ pub(crate) fn read<M: MemMap<Counts: Mapcounts>>(folio: &Folio<'_, M>) -> u32 {
 }
 
 /// Counts pins whose references are there.
+///
+/// # Safety
+///
+/// The folio is a compound.
 #[inline]
-fn count<M: MemMap<Counts: Mapcounts>>(folio: &Folio<'_, M>, n: u32) {
-    // A compound has the words; each pin has a reference, and there are at most `i32::MAX` of those.
-    if let Ok(counts) = Counts::of(folio) {
-        counts.words.half[PINS].fetch_add(n, Ordering::Relaxed);
-    }
+unsafe fn count<M: MemMap<Counts: Mapcounts>>(folio: &Folio<'_, M>, n: u32) {
+    // SAFETY: this crate keeps the counts of every map whose `Counts` is one of its strategies; the rest is passed on.
+    let words = unsafe { folio.second_words() };
+    // Each pin has a reference, and there are at most `i32::MAX` of those.
+    words.half[PINS].fetch_add(n, Ordering::Relaxed);
 }
 
 /// Pins `n` pages.
@@ -64,7 +69,8 @@ pub(crate) fn add<M: MemMap<Counts: Mapcounts>>(folio: &Folio<'_, M>, n: u32) ->
     let overflow = GetError::Overflow { pfn: folio.pfn(), count: folio.count() };
     folio.take_raw(weight(order, n).ok_or(overflow)?)?;
     if order > Order::ZERO {
-        count(folio, n);
+        // SAFETY: it is a compound, as was looked at above.
+        unsafe { count(folio, n) };
     }
     Ok(())
 }
@@ -123,10 +129,9 @@ pub enum Hold {
 /// atomic each. A shared page of zeroes ([`PageFlags::ZERO`]) is held by nobody's pins, since it never goes.
 #[must_use = "dropping it gives the pages back"]
 pub struct RunHold<'m, M: MemMap<Counts: Mapcounts>> {
-    /// `None` of pins that are not counted.
-    references: Option<References<'m, M>>,
+    /// As many for each frame as for the others; none of pins that are not counted.
+    taken: Taken<'m, M>,
     pfn: Pfn,
-    head: Pfn,
     frames: u32,
     order: Order,
     hold: Hold,
@@ -148,39 +153,58 @@ impl<'m, M: MemMap<Counts: Mapcounts>> RunHold<'m, M> {
     /// that can change looks at it again, after a `SeqCst` fence (pairs with those of who change it and look for pins).
     #[inline]
     pub fn try_new(view: PageView<'m, '_, M>, most: u32, hold: Hold) -> Result<Self, MapError> {
+        Self::try_with(view, most, hold, |run| run)
+    }
+
+    /// As [`try_new`](Self::try_new); `done` gets the run. For those who hold very many: it can be put where it stays.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_new`](Self::try_new).
+    #[inline(always)]
+    pub fn try_with<R>(
+        view: PageView<'m, '_, M>,
+        most: u32,
+        hold: Hold,
+        done: impl FnOnce(Self) -> R,
+    ) -> Result<R, MapError> {
         if most == 0 {
             return Err(MapError::Empty);
         }
         let pfn = view.pfn();
-        let (mut frames, mut seen) = (0, (pfn, Order::ZERO));
+        // What the last call of the first closure saw is what the second gets.
+        let seen = Cell::new((0, Order::ZERO));
         let amount = |bounds: Bounds| {
             let Bounds { head, order, flags } = bounds;
             let left = order.frames() - (pfn.get() - head.get());
             // At most `most`.
-            frames = left.min(most.into()) as u32;
-            seen = (head, order);
+            let frames = left.min(most.into()) as u32;
+            seen.set((frames, order));
             match hold {
                 Hold::Get => Some(frames),
                 Hold::Pin if flags.contains(PageFlags::ZERO) => Some(0),
                 Hold::Pin => weight(order, frames),
             }
         };
-        let references = view.try_take(amount)?;
-        let (head, order) = seen;
-        if hold == Hold::Pin
-            && order > Order::ZERO
-            && let Some(references) = &references
-        {
-            count(references.folio(), frames);
-        }
-        Ok(Self { references, pfn, head, frames, order, hold })
+        let taken = view.try_take(amount, |taken| {
+            let (frames, order) = seen.get();
+            if hold == Hold::Pin
+                && order > Order::ZERO
+                && let Some(folio) = taken.folio()
+            {
+                // SAFETY: only a compound has bounds of more than one frame.
+                unsafe { count(folio, frames) };
+            }
+            done(Self { taken, pfn, frames, order, hold })
+        });
+        Ok(taken?)
     }
 
     /// The folio; `None` of pins that are not counted.
     #[inline]
     #[must_use]
     pub fn folio(&self) -> Option<&Folio<'m, M>> {
-        self.references.as_ref().map(References::folio)
+        self.taken.folio()
     }
 
     /// The first frame that is held.
@@ -201,7 +225,7 @@ impl<'m, M: MemMap<Counts: Mapcounts>> RunHold<'m, M> {
     #[inline]
     #[must_use]
     pub fn head(&self) -> Pfn {
-        self.head
+        self.taken.head()
     }
 
     /// log2 of the folio's frames.
@@ -215,20 +239,16 @@ impl<'m, M: MemMap<Counts: Mapcounts>> RunHold<'m, M> {
     #[inline]
     #[must_use]
     pub fn index(&self) -> u64 {
-        self.pfn.get() - self.head.get()
+        self.pfn.get() - self.head().get()
     }
 
     /// The frames after the first `keep`, as a value of their own; `None`, and nothing changed, unless some stay and some go.
     pub fn split_off(&mut self, keep: u32) -> Option<Self> {
         let gone = self.frames.checked_sub(keep).filter(|&gone| gone > 0 && keep > 0)?;
         let pfn = self.pfn.checked_add(keep.into())?;
-        let references = match &mut self.references {
-            // Each frame has as many as the others.
-            Some(references) => Some(references.split_off(references.count() / self.frames * gone)?),
-            None => None,
-        };
+        let taken = self.taken.split_off(self.taken.count() / self.frames * gone)?;
         self.frames = keep;
-        Some(Self { references, pfn, head: self.head, frames: gone, order: self.order, hold: self.hold })
+        Some(Self { taken, pfn, frames: gone, order: self.order, hold: self.hold })
     }
 
     /// Keeps the holds without this value. They leak unless they are taken back: pins by
@@ -253,9 +273,11 @@ impl<'m, M: MemMap<Counts: Mapcounts>> RunHold<'m, M> {
     }
 
     /// For the end of `self`.
-    #[inline]
     fn finish(&mut self) -> Result<Option<Frozen<'m, M>>, MapError> {
-        let Some(references) = self.references.take() else { return Ok(None) };
+        let all = self.taken.count();
+        let Some(references) = self.taken.split_off(all).and_then(Taken::into_references) else {
+            return Ok(None);
+        };
         if self.hold == Hold::Get {
             return Ok(references.put());
         }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a walk holds and has not looked at again yet.
 
+use core::mem::MaybeUninit;
+
 use mmkit_folio::{Mapcounts, RunHold};
 use mmkit_page::MemMap;
 
@@ -12,25 +14,26 @@ const PIECES: usize = 32;
 /// A hold, and the entries that it follows from.
 pub(crate) struct Piece<'m, M: MemMap<Counts: Mapcounts>> {
     pub(crate) hold: RunHold<'m, M>,
-    /// The first entry, by its place in the row.
-    pub(crate) cell: usize,
-    /// Frames that the first entry maps before those of the piece.
-    pub(crate) skip: u64,
+    /// The first frame, counted from the first that the row maps.
+    pub(crate) place: u64,
     /// What the first entry is to be, but for bits that are ignored.
     pub(crate) raw: u64,
     /// What all entries allow.
     pub(crate) flags: LeafFlags,
 }
 
-/// Pieces of one row, in the order of addresses.
+/// Pieces of one row, in the order of addresses. They are looked at where they are: what is moved has to be written, and an
+/// atomic operation waits for what was written before it.
 pub(crate) struct Batch<'m, M: MemMap<Counts: Mapcounts>> {
-    pieces: [Option<Piece<'m, M>>; PIECES],
+    /// The first `len` are initialised.
+    pieces: [MaybeUninit<Piece<'m, M>>; PIECES],
     len: usize,
 }
 
 impl<'m, M: MemMap<Counts: Mapcounts>> Batch<'m, M> {
+    #[inline]
     pub(crate) fn new() -> Self {
-        Self { pieces: [const { None }; PIECES], len: 0 }
+        Self { pieces: [const { MaybeUninit::uninit() }; PIECES], len: 0 }
     }
 
     #[inline]
@@ -47,26 +50,42 @@ impl<'m, M: MemMap<Counts: Mapcounts>> Batch<'m, M> {
     #[inline]
     pub(crate) fn push(&mut self, piece: Piece<'m, M>) {
         if let Some(slot) = self.pieces.get_mut(self.len) {
-            *slot = Some(piece);
+            slot.write(piece);
             self.len += 1;
         }
     }
 
-    /// Hands the pieces to `each`, in order, until that says that it was the last one; gives the others back.
+    /// A piece.
     #[inline]
-    pub(crate) fn drain(&mut self, mut each: impl FnMut(Piece<'m, M>) -> bool) {
+    pub(crate) fn get(&self, index: usize) -> Option<&Piece<'m, M>> {
+        let slot = self.pieces[..self.len].get(index)?;
+        // SAFETY: one of the first `len`.
+        Some(unsafe { slot.assume_init_ref() })
+    }
+
+    /// Gives back all but the first `keep` frames of a piece, of which there is at least one.
+    #[cold]
+    pub(crate) fn cut(&mut self, index: usize, keep: u32) {
+        if let Some(slot) = self.pieces[..self.len].get_mut(index) {
+            // SAFETY: one of the first `len`.
+            drop(unsafe { slot.assume_init_mut() }.hold.split_off(keep));
+        }
+    }
+
+    /// Lets go of all pieces: the first `kept` stay held without them, the others are given back.
+    #[inline]
+    pub(crate) fn finish(&mut self, kept: usize) {
         let len = core::mem::take(&mut self.len);
-        let mut pieces = self.pieces[..len].iter_mut();
-        for piece in pieces.by_ref() {
-            if let Some(piece) = piece.take()
-                && !each(piece)
-            {
-                break;
-            }
+        for slot in self.pieces[..len].iter_mut().skip(kept) {
+            // SAFETY: one of the first `len` there were, none of which is initialised any more for `self`.
+            unsafe { slot.assume_init_drop() };
         }
-        // The first to be given back is the first that was taken: whoever waits for the lowest has it soonest.
-        for piece in pieces {
-            *piece = None;
-        }
+    }
+}
+
+impl<M: MemMap<Counts: Mapcounts>> Drop for Batch<'_, M> {
+    #[inline]
+    fn drop(&mut self) {
+        self.finish(0);
     }
 }

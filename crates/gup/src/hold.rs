@@ -2,7 +2,7 @@
 //! Holding the pages of a range: without locks as far as that goes, then with them.
 
 use mmkit_addr::VirtAddr;
-use mmkit_folio::{Hold, RunHold};
+use mmkit_folio::Hold;
 use mmkit_page::MemMap;
 
 use crate::longterm::prepare;
@@ -23,17 +23,9 @@ impl<A: AddressSpace, S: Sink> Visit<A> for Into<'_, S> {
     }
 
     #[inline]
-    fn take(&mut self, mut hold: RunHold<'_, A::Map>, run: Run) -> u32 {
+    fn take(&mut self, run: Run) -> u32 {
         // A sink cannot take more than there is.
-        let taken = self.0.push(run).min(run.frames);
-        if taken == 0 {
-            return 0;
-        }
-        if taken < run.frames {
-            drop(hold.split_off(taken));
-        }
-        hold.into_raw();
-        taken
+        self.0.push(run).min(run.frames)
     }
 }
 

@@ -2,7 +2,7 @@
 //! Pins that stay: what has to move is moved first.
 
 use mmkit_addr::VirtAddr;
-use mmkit_folio::{Hold, RunHold};
+use mmkit_folio::Hold;
 use mmkit_page::{Folio, MemMap};
 
 use crate::slow::slow;
@@ -25,12 +25,13 @@ struct Collect<'m, A: AddressSpace> {
 }
 
 impl<A: AddressSpace> Visit<A> for Collect<'_, A> {
+    const KEEPS: bool = false;
+
     fn room(&self) -> u64 {
         if self.isolated.is_full() { 0 } else { u64::MAX }
     }
 
-    fn take(&mut self, hold: RunHold<'_, A::Map>, run: Run) -> u32 {
-        drop(hold);
+    fn take(&mut self, run: Run) -> u32 {
         self.pages += u64::from(run.frames);
         run.frames
     }

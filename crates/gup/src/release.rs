@@ -212,6 +212,7 @@ impl<'m, M: MemMap<Counts: Mapcounts>, D: Dirty<M>> Release<'m, M, D> {
                 Ok(folio) => {
                     let left = span(&folio) - (pfn.get() - folio.pfn().get());
                     let count = u32::try_from(left.min(frames - done)).unwrap_or(u32::MAX);
+                    prefetch(reader, pfn, u64::from(count) * AHEAD, frames - done);
                     // SAFETY: so many holds of its frames.
                     let given = unsafe { self.give(reader, folio, count) };
                     released.note(pfn, count, given);
@@ -290,6 +291,20 @@ impl<'m, M: MemMap<Counts: Mapcounts>, D: Dirty<M>> Release<'m, M, D> {
         // Where it goes, somebody may wait for readers.
         *reader = None;
         self.map.release(frozen);
+    }
+}
+
+/// Folios by which descriptors are asked for before they are needed.
+const AHEAD: u64 = 8;
+
+/// Asks for the descriptors of the folio `distance` frames on, if that is within `frames`.
+#[inline]
+fn prefetch<M: MemMap>(reader: &Option<Reader<'_, M>>, pfn: Pfn, distance: u64, frames: u64) {
+    if distance < frames
+        && let Some(reader) = reader
+        && let Some(view) = pfn.checked_add(distance).and_then(|pfn| reader.page(pfn))
+    {
+        view.prefetch();
     }
 }
 

@@ -23,6 +23,14 @@ pub struct Format {
     pub step_shift: u32,
 }
 
+impl Format {
+    /// The bits of an entry that count.
+    #[inline]
+    pub(crate) fn mask(&self) -> u64 {
+        !self.ignored
+    }
+}
+
 bitflags! {
     /// What a leaf allows, as far as it matters here.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -105,7 +113,7 @@ impl<'r> Row<'r> {
     /// Whether the entry that led to the table is still the one that was found.
     #[inline]
     pub(crate) fn is_linked(&self, format: &Format) -> bool {
-        self.above.is_none_or(|(entry, seen)| (entry.load(Ordering::Relaxed) ^ seen) & !format.ignored == 0)
+        self.above.is_none_or(|(entry, seen)| (entry.load(Ordering::Relaxed) ^ seen) & format.mask() == 0)
     }
 }
 

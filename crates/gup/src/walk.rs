@@ -16,13 +16,19 @@ use crate::{
     Run, Slot,
 };
 
+/// Folios, or entries, by which descriptors are asked for before they are needed.
+const AHEAD: u64 = 8;
+
 /// What a walk does with what it holds.
 pub(crate) trait Visit<A: AddressSpace> {
     /// The most pages that it can take now.
     fn room(&self) -> u64;
 
-    /// Takes the first pages of `hold`, which is `run`, and gives the others back; how many.
-    fn take(&mut self, hold: RunHold<'_, A::Map>, run: Run) -> u32;
+    /// Whether what is taken stays held, instead of being given back at once.
+    const KEEPS: bool = true;
+
+    /// Takes the first pages of `run`; how many.
+    fn take(&mut self, run: Run) -> u32;
 
     /// Whether the walk goes on past a folio that has to move before it can be held.
     fn must_move(&mut self, space: &A, folio: &Folio<'_, A::Map>) -> bool {
@@ -67,13 +73,17 @@ pub(crate) struct Walk<'m, A: AddressSpace> {
     pub(crate) area: Option<Area>,
 }
 
-/// A run of entries: consecutive frames, with one permission.
+/// A run of entries, as far as nothing is held of it yet: consecutive frames, with one permission.
 struct EntryRun {
     pfn: Pfn,
-    /// Pages, from the place on where the walk is.
     pages: u64,
     flags: LeafFlags,
+    /// The first entry, but for bits that are ignored.
     raw: u64,
+}
+
+impl EntryRun {
+    const NONE: Self = Self { pfn: Pfn::ZERO, pages: 0, flags: LeafFlags::empty(), raw: 0 };
 }
 
 impl<'m, A: AddressSpace> Walk<'m, A> {
@@ -108,36 +118,36 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
         let skip = (at.get() >> self.format.base_shift) & (span - 1);
         let pages = pages.min((row.len() as u64).saturating_mul(span).saturating_sub(skip));
         let mut need = None;
-        'row: while done < pages && need.is_none() {
+        let mut ahead = EntryRun::NONE;
+        while done < pages && need.is_none() {
             let mut held = 0;
             let most = (pages - done).min(visit.room());
             if most == 0 {
                 return Step { pages: done, need: Some(Need::Stop(Refusal::NoRoom)) };
             }
-            while held < most && need.is_none() && !batch.is_full() {
+            while held < most && !batch.is_full() {
                 let place = skip + done + held;
-                let va = self.address(at, done + held);
-                let run = match self.entries(row, place, most - held, va) {
-                    Ok(run) => run,
-                    Err(why) => {
-                        need = Some(why);
-                        break;
+                if ahead.pages == 0 {
+                    match self.entries(row, place, pages - done - held, self.address(at, done + held)) {
+                        Ok(run) => ahead = run,
+                        Err(why) => {
+                            need = Some(why);
+                            break;
+                        }
                     }
-                };
-                held += match self.grab(frames, &run, (row.order(), place), &mut batch) {
-                    (pages, None) => pages,
-                    (pages, why) => {
-                        need = why;
-                        pages
-                    }
-                };
+                }
+                let (got, why) = self.grab(frames, &mut ahead, (row.order(), place), most - held, &mut batch);
+                held += got;
+                if why.is_some() {
+                    need = why;
+                    break;
+                }
             }
             if !batch.is_empty() {
                 let (taken, why) = self.commit(row, at, &mut batch, visit);
                 done += taken;
                 if why.is_some() {
                     need = why;
-                    break 'row;
                 }
             }
         }
@@ -165,7 +175,7 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
         let first = (place >> order.get()) as usize;
         let skip = place & order.mask();
         let Some(cell) = cells.get(first) else { return Err(Need::Again) };
-        let raw = cell.load(Ordering::Relaxed) & !self.format.ignored;
+        let raw = cell.load(Ordering::Relaxed) & self.format.mask();
         let (pfn, flags) = match self.space.decode(raw, order) {
             Slot::Leaf { pfn, flags } => (pfn, flags),
             Slot::Absent => return Err(Need::Fault(self.wanted())),
@@ -186,7 +196,7 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
         let last = ((place + most - 1) >> order.get()) as usize;
         let rest = &cells[first + 1..cells.len().min(last + 1)];
         let step = self.step(order);
-        let more = matching(rest, raw.wrapping_add(step), step, !self.format.ignored);
+        let more = matching(rest, raw.wrapping_add(step), step, self.format.mask());
         // Acquire: pairs with the Release stores that made the entries: what was done to the pages before is seen by those who
         // hold them.
         fence(Ordering::Acquire);
@@ -212,27 +222,33 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
             })
     }
 
-    /// Takes holds on the folios of a run, as many as the batch has room for: how many pages, and why not all, where that is
-    /// not the batch.
+    /// Takes holds on the folios of `run`, which begins at `place`, for at most `most` pages and as the batch has room: how many
+    /// pages, and why not more, where that is another reason.
     #[inline]
     fn grab(
         &self,
         frames: &Reader<'m, A::Map>,
-        run: &EntryRun,
+        run: &mut EntryRun,
         (order, place): (Order, u64),
+        most: u64,
         batch: &mut Batch<'m, A::Map>,
     ) -> (u64, Option<Need>) {
-        let first = place >> order.get();
-        let mut done = 0;
-        while done < run.pages && !batch.is_full() {
-            let Some(pfn) = run.pfn.checked_add(done) else { return (done, Some(Need::Again)) };
+        let (mut done, most) = (0, most.min(run.pages));
+        while done < most && !batch.is_full() {
+            let pfn = run.pfn;
             let Some(view) = frames.page(pfn) else {
                 let error = MapError::References(GetError::Absent { pfn });
                 return (done, Some(Need::Stop(Refusal::Count { pfn, error })));
             };
-            let most = u32::try_from(run.pages - done).unwrap_or(u32::MAX);
-            let hold = match RunHold::try_new(view, most, self.hold) {
-                Ok(hold) => hold,
+            let here = place + done;
+            let left = u32::try_from(most - done).unwrap_or(u32::MAX);
+            let taken = RunHold::try_with(view, left, self.hold, |hold| {
+                let frames = hold.frames();
+                batch.push(Piece { hold, place: here, raw: run.raw, flags: run.flags });
+                u64::from(frames)
+            });
+            let taken = match taken {
+                Ok(taken) => taken,
                 Err(error @ MapError::References(GetError::Overflow { .. })) => {
                     return (done, Some(Need::Stop(Refusal::Count { pfn, error })));
                 }
@@ -240,12 +256,21 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
                 Err(_) if self.lockless.is_some() => return (done, Some(Need::Again)),
                 Err(error) => return (done, Some(Need::Stop(Refusal::Count { pfn, error }))),
             };
-            let taken = u64::from(hold.frames());
-            let here = place + done;
-            let cell = here >> order.get();
-            let raw = run.raw.wrapping_add((cell - first).wrapping_mul(self.step(order)));
-            batch.push(Piece { hold, cell: cell as usize, skip: here & order.mask(), raw, flags: run.flags });
+            // Where the next ones are likely to be.
+            if taken * AHEAD < run.pages
+                && let Some(next) = pfn.checked_add(taken * AHEAD).and_then(|pfn| frames.page(pfn))
+            {
+                next.prefetch();
+            }
+            // The entry of the next frame is so many further.
+            let entries = ((here + taken) >> order.get()) - (here >> order.get());
+            run.raw = run.raw.wrapping_add(entries.wrapping_mul(self.step(order)));
+            run.pages -= taken;
             done += taken;
+            match pfn.checked_add(taken) {
+                Some(next) => run.pfn = next,
+                None => run.pages = 0,
+            }
         }
         (done, None)
     }
@@ -268,63 +293,98 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
                 mutant!("gup-no-sequence", self.space.write_protect_seq().unchanged(sample), true)
             });
             if !unchanged || !row.is_linked(&self.format) {
-                batch.drain(|_| false);
+                batch.finish(0);
                 return (0, Some(Need::Again));
             }
         }
-        let (mut done, mut need) = (0, None);
-        batch.drain(|piece| {
-            let Piece { mut hold, cell, skip, raw, flags } = piece;
-            let va = self.address(at, done);
-            let (good, mut why) = if self.lockless.is_some() {
-                self.again(row, (cell, skip, raw), hold.frames())
+        let (mut done, mut kept, mut need) = (0, 0, None);
+        while let Some(piece) = batch.get(kept) {
+            let frames = piece.hold.frames();
+            let (good, why) = if self.is_plain(row, piece) {
+                (frames, None)
             } else {
-                (hold.frames(), None)
+                self.look(row, piece, self.address(at, done), visit)
             };
-            let good = match self.allowed(&hold, (row.order(), flags), va, visit) {
-                (pages, other @ Some(_)) if pages < good => {
-                    why = other;
-                    pages
-                }
-                _ => good,
-            };
-            if good < hold.frames() {
-                if good == 0 {
-                    need = why;
-                    return false;
-                }
-                drop(hold.split_off(good));
+            need = why;
+            if good == 0 {
+                break;
             }
             if self.request.flags().contains(Flags::TOUCH) {
-                touch(&hold);
+                touch(&piece.hold);
             }
             let run = Run {
-                pfn: hold.pfn(),
+                pfn: piece.hold.pfn(),
                 frames: good,
-                head: hold.head(),
-                order: hold.order(),
-                writable: flags.contains(LeafFlags::WRITE),
+                head: piece.hold.head(),
+                order: piece.hold.order(),
+                writable: piece.flags.contains(LeafFlags::WRITE),
             };
-            let taken = visit.take(hold, run);
+            let taken = visit.take(run);
             done += u64::from(taken);
             if taken < good {
-                why = Some(Need::Stop(Refusal::NoRoom));
+                need = Some(Need::Stop(Refusal::NoRoom));
             }
-            need = why;
-            need.is_none()
-        });
+            if taken < frames {
+                batch.cut(kept, taken);
+                kept += usize::from(taken > 0);
+                break;
+            }
+            kept += 1;
+            if need.is_some() {
+                break;
+            }
+        }
+        batch.finish(if V::KEEPS { kept } else { 0 });
         (done, need)
     }
 
-    /// How many of `frames` frames are still mapped as they were, by the entries from `cell` on.
+    /// Whether all of a piece may be held, and nothing but one look at each thing is needed to see it.
     #[inline]
-    fn again(&self, row: Row<'_>, (cell, skip, raw): (usize, u64, u64), frames: u32) -> (u32, Option<Need>) {
-        let order = row.order();
+    fn is_plain(&self, row: Row<'_>, piece: &Piece<'m, A::Map>) -> bool {
+        let (order, frames) = (row.order(), piece.hold.frames());
+        if self.lockless.is_some() {
+            let cell = (piece.place >> order.get()) as usize;
+            let cells = (((piece.place & order.mask()) + u64::from(frames) - 1) >> order.get()) as usize + 1;
+            let same =
+                matching(&row.cells()[cell..cell + cells], piece.raw, self.step(order), self.format.mask());
+            if mutant!("gup-no-recheck", same != cells, false) {
+                return false;
+            }
+        }
+        let own =
+            piece.flags.contains(LeafFlags::WRITE) || !self.request.is_pin() && !self.request.is_write();
+        piece.hold.folio().is_some_and(|folio| {
+            own && folio.flags().contains(PageFlags::ANON)
+                && self.space.policy().verdict(folio, self.usage) == PinVerdict::Allow
+        })
+    }
+
+    /// How many pages of a piece may be held, and why not more.
+    #[inline(never)]
+    fn look<V: Visit<A>>(
+        &self,
+        row: Row<'_>,
+        piece: &Piece<'m, A::Map>,
+        va: VirtAddr,
+        visit: &mut V,
+    ) -> (u32, Option<Need>) {
+        let (good, why) =
+            if self.lockless.is_some() { self.again(row, piece) } else { (piece.hold.frames(), None) };
+        match self.allowed(&piece.hold, (row.order(), piece.flags), va, visit) {
+            (pages, other @ Some(_)) if pages < good => (pages, other),
+            _ => (good, why),
+        }
+    }
+
+    /// How many frames of a piece are still mapped as they were.
+    fn again(&self, row: Row<'_>, piece: &Piece<'m, A::Map>) -> (u32, Option<Need>) {
+        let (order, frames) = (row.order(), piece.hold.frames());
+        let (cell, skip) = ((piece.place >> order.get()) as usize, piece.place & order.mask());
         let cells = ((skip + u64::from(frames) - 1) >> order.get()) as usize + 1;
-        let cells = &row.cells()[cell..cell + cells];
-        let same = matching(cells, raw, self.step(order), !self.format.ignored);
-        let same = mutant!("gup-no-recheck", same, cells.len());
-        if same == cells.len() {
+        let same =
+            matching(&row.cells()[cell..cell + cells], piece.raw, self.step(order), self.format.mask());
+        let same = mutant!("gup-no-recheck", same, cells);
+        if same == cells {
             return (frames, None);
         }
         let good = ((same as u64) << order.get()).saturating_sub(skip).min(frames.into());
@@ -332,7 +392,6 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
     }
 
     /// How many pages of `hold` may be held, by what its folio is, and why not more.
-    #[inline]
     fn allowed<V: Visit<A>>(
         &self,
         hold: &RunHold<'m, A::Map>,

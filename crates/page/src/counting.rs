@@ -170,6 +170,24 @@ impl<'m, M: MemMap> Folio<'m, M> {
     }
 }
 
+impl<M: MemMap> Folio<'_, M> {
+    /// The words of the second descriptor, for whoever knows that there is one.
+    ///
+    /// Cost: nothing is read.
+    ///
+    /// # Safety
+    ///
+    /// The folio is a compound; the rest as for [`descriptors`](Self::descriptors).
+    #[inline]
+    #[must_use]
+    pub unsafe fn second_words(&self) -> Words<'_> {
+        // SAFETY: a compound has a second frame, whose descriptor is adjacent to the first, as `MemMap` promises, and its own.
+        let second = unsafe { self.block().descriptor().add(1) };
+        // SAFETY: it stays readable for as long as the handle exists.
+        Words::of(unsafe { Page::from_ptr(second) })
+    }
+}
+
 impl<'m, M: MemMap> Frozen<'m, M> {
     /// The block's descriptors, for whoever counts the mappings that it gets.
     ///

@@ -116,7 +116,7 @@ pub use frozen::Frozen;
 pub use memmap::{ClaimError, MemMap};
 pub use page::Page;
 pub use pinning::{PinPolicy, PinRefusal, PinUse, PinVerdict};
-pub use references::References;
+pub use references::{References, Taken};
 pub use refused::{Reason, Refused};
 pub use slice::SliceMap;
 pub use template::Template;

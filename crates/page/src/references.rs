@@ -139,3 +139,92 @@ impl<M: MemMap> fmt::Debug for References<'_, M> {
         write!(f, "References({} on {:?})", self.count(), self.head())
     }
 }
+
+/// References on one folio, or none: what [`PageView::try_take`](crate::PageView::try_take) took, of which there was such a
+/// folio in either case.
+///
+/// Dropping it gives them back.
+#[must_use = "dropping it gives the references back"]
+pub struct Taken<'m, M: MemMap> {
+    /// A handle for one of them; for nothing, where there are none.
+    folio: ManuallyDrop<Folio<'m, M>>,
+    count: u32,
+}
+
+impl<'m, M: MemMap> Taken<'m, M> {
+    /// # Safety
+    ///
+    /// `count` references on `folio`, its own included, were kept without a handle, and are nobody else's. If that is 0, the
+    /// folio has no reference of its own.
+    #[inline(always)]
+    pub(crate) unsafe fn new(folio: Folio<'m, M>, count: u32) -> Self {
+        Self { folio: ManuallyDrop::new(folio), count }
+    }
+
+    /// The folio's first frame, as it was when the references were taken.
+    #[inline]
+    #[must_use]
+    pub fn head(&self) -> Pfn {
+        self.folio.pfn()
+    }
+
+    /// How many references.
+    #[inline]
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// The folio, if there is a reference.
+    #[inline]
+    #[must_use]
+    pub fn folio(&self) -> Option<&Folio<'m, M>> {
+        if self.count > 0 { Some(&self.folio) } else { None }
+    }
+
+    /// `n` of them by themselves; `None`, and nothing changed, if there are not so many.
+    pub fn split_off(&mut self, n: u32) -> Option<Self> {
+        self.count = self.count.checked_sub(n)?;
+        // SAFETY: a handle for one of the references that go, or for nothing, if `n` is 0; it is not dropped but with them.
+        let folio = unsafe { self.folio.adopt() };
+        // SAFETY: those that go are nobody else's any more.
+        Some(unsafe { Self::new(folio, n) })
+    }
+
+    /// Keeps all of them without a handle, as [`References::into_raw`] does.
+    #[inline]
+    pub fn into_raw(self) -> (Pfn, u32) {
+        let this = ManuallyDrop::new(self);
+        (this.head(), this.count)
+    }
+
+    /// The same references, if there are any.
+    #[inline]
+    #[must_use]
+    pub fn into_references(self) -> Option<References<'m, M>> {
+        let mut this = ManuallyDrop::new(self);
+        let others = this.count.checked_sub(1)?;
+        // SAFETY: `this` is not used again, and not dropped.
+        let folio = unsafe { ManuallyDrop::take(&mut this.folio) };
+        // SAFETY: `new` was promised that so many are ours.
+        Some(unsafe { References::new(folio, others) })
+    }
+}
+
+impl<M: MemMap> Drop for Taken<'_, M> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(others) = self.count.checked_sub(1) {
+            // SAFETY: this is the handle's end.
+            let folio = unsafe { ManuallyDrop::take(&mut self.folio) };
+            // SAFETY: as in `into_references`.
+            drop(unsafe { References::new(folio, others) });
+        }
+    }
+}
+
+impl<M: MemMap> fmt::Debug for Taken<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Taken({} on {:?})", self.count, self.head())
+    }
+}

@@ -9,7 +9,7 @@ use mmkit_sync::{GetError as CountError, ReadSide, mutant};
 
 use crate::block::Block;
 use crate::tag::Tag;
-use crate::{ClaimError, Folio, MemMap, PageFlags, Place, References};
+use crate::{ClaimError, Folio, MemMap, PageFlags, Place, Taken};
 
 /// A stay inside the read side of a memory map: its descriptors do not move while this lives.
 pub struct Reader<'m, M: MemMap> {
@@ -173,6 +173,22 @@ impl<'m, M: MemMap> PageView<'m, '_, M> {
         tag.head_of(self.block.pfn)
     }
 
+    /// Tells the processor that the descriptor, and the one behind it, will be written soon: so that those who change many do
+    /// not wait for one after the other, as loads behind an atomic operation do. It is a hint, and nothing where there is none.
+    #[inline]
+    pub fn prefetch(&self) {
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        {
+            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+
+            let page = self.block.descriptor().as_ptr().cast::<i8>();
+            // SAFETY: a hint accesses no memory, whatever the address is.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(page) };
+            // SAFETY: as above.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(page.wrapping_add(size_of::<crate::Page>())) };
+        }
+    }
+
     /// What the frame is at this moment.
     #[must_use]
     pub fn state(&self) -> State {
@@ -230,30 +246,31 @@ impl<'m, M: MemMap> PageView<'m, '_, M> {
     /// the Release that gave the folio to its holders ([`Frozen::into_folio`](crate::Frozen::into_folio)). Source: ours.
     #[inline]
     pub fn try_get(&self) -> Result<Folio<'m, M>, GetError> {
-        let (block, _) = self.take(|_| Some(1))?;
-        Ok(Folio::new(block))
+        self.take(|_| Some(1), |block, _| Folio::new(block))
     }
 
     /// Takes references on the folio that the frame lies in, as many as `amount` says of it, and none of those that it
-    /// refuses with `None`. Where it says 0, the result is `None`: there is such a folio, and nothing was written.
+    /// refuses with `None`. `done` gets them. Where `amount` says 0 they are none, and nothing was written.
     ///
     /// The word that the exchange compares has the folio's bounds in it. So a number that follows from the bounds is right
     /// for the folio that the references are on, and never has to be corrected afterwards.
+    ///
+    /// (`done` is there so that whoever takes very many can put each where it stays: what is handed back through memory costs
+    /// more than the exchange.)
     ///
     /// # Errors
     ///
     /// As [`try_get`](Self::try_get), with nothing changed; [`GetError::Unreferenced`] of what `amount` refuses.
     ///
     /// Cost: as for `try_get`, whatever the number is. `amount` is asked again whenever the word changed meanwhile.
-    #[inline]
-    pub fn try_take(
+    #[inline(always)]
+    pub fn try_take<R>(
         &self,
         amount: impl FnMut(Bounds) -> Option<u32>,
-    ) -> Result<Option<References<'m, M>>, GetError> {
-        let (block, taken) = self.take(amount)?;
-        let Some(others) = taken.checked_sub(1) else { return Ok(None) };
-        // SAFETY: `taken` references were taken just now, one for the handle and the others for nobody else.
-        Ok(Some(unsafe { References::new(Folio::new(block), others) }))
+        done: impl FnOnce(Taken<'m, M>) -> R,
+    ) -> Result<R, GetError> {
+        // SAFETY: `taken` references were taken just now, and are nobody else's; the handle has one of them, or none.
+        self.take(amount, |block, taken| done(unsafe { Taken::new(Folio::new(block), taken) }))
     }
 
     /// A handle for a reference that is kept without one, on the folio that the frame lies in.
@@ -285,9 +302,13 @@ impl<'m, M: MemMap> PageView<'m, '_, M> {
         Ok(Folio::new(block))
     }
 
-    /// References on the head, as many as `amount` says, and the head's block.
-    #[inline]
-    fn take(&self, mut amount: impl FnMut(Bounds) -> Option<u32>) -> Result<(Block<'m, M>, u32), GetError> {
+    /// References on the head, as many as `amount` says; `done` gets the head's block, and how many there are.
+    #[inline(always)]
+    fn take<R>(
+        &self,
+        mut amount: impl FnMut(Bounds) -> Option<u32>,
+        done: impl FnOnce(Block<'m, M>, u32) -> R,
+    ) -> Result<R, GetError> {
         let pfn = self.block.pfn;
         loop {
             let (seen, _) = self.block.page().snapshot();
@@ -324,7 +345,7 @@ impl<'m, M: MemMap> PageView<'m, '_, M> {
                     if taken > 0 {
                         block.page().written();
                     }
-                    return Ok((block, taken));
+                    return Ok(done(block, taken));
                 }
                 Err(CountError::Overflow { count, .. }) => {
                     return Err(GetError::Overflow { pfn: head, count });
