@@ -22,7 +22,7 @@ const ALIGN: usize = 2 << 20;
 /// Single frames come from a stack of those given back, or else from the end of what was ever used. So what is counted
 /// is what is out, and an allocation costs a lock and a load.
 #[derive(Debug)]
-pub(super) struct Arena {
+pub(crate) struct Arena {
     base: NonNull<u8>,
     frames: u64,
     state: Mutex<State>,
@@ -59,7 +59,7 @@ impl State {
 
 impl Arena {
     /// `frames` frames, none of which is in memory yet.
-    pub(super) fn new(frames: u64) -> Result<Self, Box<dyn Error>> {
+    pub(crate) fn new(frames: u64) -> Result<Self, Box<dyn Error>> {
         let base = NonNull::new(
             // SAFETY: the size is not 0: it is rounded up to the alignment, of which there is one at least.
             unsafe { alloc_zeroed(Self::layout(frames)?) },
@@ -73,7 +73,7 @@ impl Arena {
     }
 
     /// The same, with all of it in memory.
-    pub(super) fn resident(frames: u64) -> Result<Self, Box<dyn Error>> {
+    pub(crate) fn resident(frames: u64) -> Result<Self, Box<dyn Error>> {
         let arena = Self::new(frames)?;
         for pfn in (0..frames).filter_map(Pfn::new) {
             let Some(byte) = arena.frame(pfn) else { continue };
@@ -89,13 +89,13 @@ impl Arena {
     }
 
     /// Frames that are out.
-    pub(super) fn out(&self) -> u64 {
+    pub(crate) fn out(&self) -> u64 {
         let state = self.state.lock();
         state.next - state.free.len() as u64
     }
 
     /// Makes it hand out frames from the first one up again, if none is out.
-    pub(super) fn rewind(&self) {
+    pub(crate) fn rewind(&self) {
         let mut state = self.state.lock();
         if state.next == state.free.len() as u64 {
             *state = State { next: 0, free: std::mem::take(&mut state.free) };
@@ -104,13 +104,13 @@ impl Arena {
     }
 
     /// The allocator and the map of its frames.
-    pub(super) fn bundle(&self) -> Frames<&Self, &Self> {
+    pub(crate) fn bundle(&self) -> Frames<&Self, &Self> {
         // SAFETY: all frames are in the map. Outside this file nothing accesses one but through its owner.
         unsafe { Frames::new(self, self) }
     }
 
     /// The plainest environment.
-    pub(super) fn env(&self) -> Bare<&Self, &Self> {
+    pub(crate) fn env(&self) -> Bare<&Self, &Self> {
         Bare::new(self.bundle())
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The figures of the memory map: bytes, frames freed, time to optimise and restore, bandwidth.
 
-mod arena;
+pub(crate) mod arena;
 mod bytes;
 mod context;
 mod init;

@@ -86,7 +86,10 @@ mod demo {
             &["3M is not a page size of this machine", "use base, "],
         );
         usage(&["demo", "--page", "big"], &["--page", "not a whole number"]);
-        usage(&["demo", "--only", "nothing"], &["nothing", "build, tail-write, optimise, owners, kernel"]);
+        usage(
+            &["demo", "--only", "nothing"],
+            &["nothing", "build, tail-write, optimise, owners, pins, kernel"],
+        );
         if cfg!(target_arch = "x86_64") {
             usage(
                 &["demo", "--memory", "3M", "--page", "2M"],

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Holding pages into any sink, and giving back what safe code has no owner for.
 
+use std::ptr::NonNull;
+
+use mmkit_addr::{Pfn, VirtAddr};
 use mmkit_folio::{Hold, Mapcounts};
 use mmkit_gup::{BadSpan, Extent, Held, PageRef, Refusal, Release, Released, Request, Segment, Sink, Span};
-
-use mmkit_addr::VirtAddr;
+use mmkit_page::{MemMap, Page};
 
 use crate::arena::SHIFT;
 use crate::view::{FORMAT, View};
@@ -33,6 +35,13 @@ impl<C: Mapcounts> AddressSpace<'_, C> {
 }
 
 impl<C: Mapcounts> World<'_, C> {
+    /// Where a frame's descriptor is: for measurements of what it costs to reach it.
+    #[must_use]
+    pub fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
+        // SAFETY: this memory map never changes, so there is no reader to be inside.
+        unsafe { self.memory.descriptor(pfn) }
+    }
+
     /// Gives back what [`AddressSpace::hold`] put into extents.
     ///
     /// # Safety

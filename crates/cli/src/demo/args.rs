@@ -16,8 +16,8 @@ pub(crate) const TAIL_WRITE: &str = "tail-write-child";
 /// For each page size: plans what fits; builds it out of real memory, with tails that the processor finds in one shared
 /// place; reads all 64 bytes of every descriptor; looks up the head of every frame; takes and drops a reference on every
 /// block; tears all down. Then a child process writes to a shared tail, and is killed by SIGSEGV. Then huge pages are
-/// optimised and restored, and every byte of their descriptors is compared. It ends with what the running kernel spends
-/// on its own descriptors.
+/// optimised and restored, and every byte of their descriptors is compared. 1 GiB of memory is pinned in three shapes. It
+/// ends with what the running kernel spends on its own descriptors.
 ///
 /// Resident bytes are those that the operating system reports. It needs no privilege, takes less than a minute, and
 /// says what it had to skip.

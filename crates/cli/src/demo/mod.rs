@@ -13,7 +13,7 @@ mod memory_map;
 mod optimise;
 mod owners;
 mod page;
-mod progress;
+mod pins;
 mod report;
 mod tail_write;
 
@@ -50,6 +50,7 @@ const PARTS: &[Part] = &[
         run: optimise::run,
     },
     Part { name: "owners", about: "who owns a folio that several address spaces mapped", run: owners::run },
+    Part { name: "pins", about: "pin 1 GiB in three shapes", run: pins::run },
     Part { name: "kernel", about: "what the running kernel spends on descriptors", run: kernel::run },
 ];
 

@@ -7,6 +7,7 @@ use super::Context;
 use super::memory_map::{Range, Source};
 use super::optimise::Optimised;
 use super::owners::Owners;
+use super::pins::Pinned;
 use crate::failure::Failure;
 
 /// The result of the demo. What was left out or could not be known is `null`.
@@ -24,6 +25,8 @@ pub(super) struct Report {
     pub(super) optimised: Vec<Optimised>,
     /// What two trackers know of a folio that three address spaces mapped and two left.
     pub(super) owners: Vec<Owners>,
+    /// What pins of 1 GiB take, in three shapes.
+    pub(super) pins: Vec<Pinned>,
     /// What the running kernel spends on its own descriptors.
     pub(super) kernel_memmap_bytes: Option<u64>,
     /// What was not done, and why.
@@ -93,6 +96,7 @@ impl Report {
             tail_write_address: None,
             optimised: Vec::new(),
             owners: Vec::new(),
+            pins: Vec::new(),
             kernel_memmap_bytes: None,
             skipped: Vec::new(),
             seconds: 0.0,
@@ -146,6 +150,7 @@ mod tests {
             tail_write_address: None,
             optimised: Vec::new(),
             owners: Vec::new(),
+            pins: Vec::new(),
             kernel_memmap_bytes: None,
             skipped: Vec::new(),
             seconds: 0.0,
