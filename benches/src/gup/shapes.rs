@@ -7,7 +7,7 @@ use std::hint::black_box;
 use mmkit_gup::{Flags, PageRef, Request};
 use mmkit_sync::atomic::AtomicU64;
 
-use super::sim::{FRAMES, PAGES, Scene, Shape, World, bare_adds};
+use super::sim::{FRAMES, PAGES, Scene, Shape, World, bare_adds, bare_pins};
 use crate::clock::ThreadTime;
 use crate::figure::Figure;
 use crate::pair::{Effort, each_part, pair, pair_parts, quantile};
@@ -33,46 +33,86 @@ pub(super) fn run(
         pmd(effort, scene, write, figures);
         arrays.pmd = array_ns(effort, scene, write);
     })?;
-    let mut timed = |shape, request, key, what, goal| {
-        in_shape(shape, |scene| {
-            let (_, unpin, extents) = scene.extents(request);
-            notes.push(format!(
-                "{key}: {extents} extents, given back in {:.2} ns for each page",
-                unpin / PAGES as f64
-            ));
-            figures.push(nanoseconds(key, what, goal, each_part(effort, PAGES, || scene.extents(request).0)));
-            array_ns(effort, scene, request)
-        })
-    };
-    arrays.ptes = timed(
+    let mut timed = Timed { effort, figures, notes };
+    arrays.ptes = timed.shape(
         Shape::Ptes,
         write,
         "pin_pte_ns_per_page",
         "pin 1 GiB of 2M folios behind PTEs to write, lockless, into extents, ns for each page",
         Some(2.0),
     )?;
-    timed(
+    timed.shape(
         Shape::PtesReadOnly,
         read,
         "pin_pte_ro_ns_per_page",
         "the same read-only, so that each page's exclusive flag is read",
         None,
     )?;
-    arrays.base = timed(
+    arrays.base = timed.shape(
         Shape::Base,
         write,
         "pin_4k_ns_per_page",
         "pin 1 GiB of base pages to write, lockless, into extents, ns for each page",
         Some(15.0),
     )?;
-    timed(
+    timed.shape(
         Shape::Scattered,
         write,
         "pin_4k_scattered_ns_per_page",
         "the same where neighbours have frames far from each other",
         None,
     )?;
+    for (shape, key, what) in [
+        (
+            Shape::Base,
+            "pin_4k_vs_atomics",
+            "pin 1 GiB of base pages to write / one atomic addition on the same words, in the same order",
+        ),
+        (Shape::Scattered, "pin_4k_scattered_vs_atomics", "the same of scattered frames"),
+    ] {
+        figures.extend(in_shape(shape, |scene| against_atomics(effort, scene, write, key, what))?);
+    }
     Ok(arrays)
+}
+
+/// Figures that are times of one shape.
+struct Timed<'r> {
+    effort: Effort,
+    figures: &'r mut Vec<Figure>,
+    notes: &'r mut Vec<String>,
+}
+
+impl Timed<'_> {
+    /// A pin into extents; returns what it takes into a page array.
+    fn shape(
+        &mut self,
+        shape: Shape,
+        request: Request,
+        key: &'static str,
+        what: &'static str,
+        goal: Option<f64>,
+    ) -> Result<f64, Box<dyn Error>> {
+        in_shape(shape, |scene| {
+            let (_, unpin, extents) = scene.extents(request);
+            let unpin = unpin / PAGES as f64;
+            self.notes.push(format!("{key}: {extents} extents, given back in {unpin:.2} ns for each page"));
+            let each = each_part(self.effort, PAGES, || scene.extents(request).0);
+            self.figures.push(nanoseconds(key, what, goal, each));
+            array_ns(self.effort, scene, request)
+        })
+    }
+}
+
+fn against_atomics(
+    effort: Effort,
+    scene: &mut Scene<'_, '_>,
+    request: Request,
+    key: &'static str,
+    what: &'static str,
+) -> Option<Figure> {
+    let words = scene.references_of_pages(request)?;
+    let bare = || bare_pins(black_box(&words));
+    Some(Figure::timed(key, what, None, pair_parts(effort, PAGES, || scene.extents(request).0, bare)))
 }
 
 /// A world of its own for each shape: the memory is real.
