@@ -201,3 +201,59 @@ fn paired(sides: &[(f64, f64)], ops: u64) -> Paired {
         quartiles: (quantile(&mut ratios, 0.25), quantile(&mut ratios, 0.75)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mmkit_folio::Rmap;
+    use mmkit_page::MemMap;
+
+    use super::*;
+    use crate::gup::device::FOLIO;
+
+    /// Both sides hold the same pages as often, tell them in the same order, and leave nothing behind.
+    #[test]
+    fn pages_held_singly_and_by_the_run_are_the_same() {
+        let mut memory = Memory::new(4 * FOLIO).unwrap();
+        let device = Device::new(&mut memory, PageFlags::DEVICE, Generic::default()).unwrap();
+        let all = span(&device, 0, 4 * FOLIO).unwrap();
+        let mut array = vec![None; 4 * FOLIO as usize];
+        let request = Request::new(Flags::PIN | Flags::WRITE | Flags::FAST_ONLY).unwrap();
+        let held = hold(&device, all, request, &mut Pages::new(&mut array)).unwrap();
+        assert_eq!(held.pages, 4 * FOLIO);
+        let first = array[0].unwrap().pfn();
+        let counts = || {
+            let folio = device.map().try_get(first).unwrap();
+            (folio.count(), folio.pins(), folio.flags().contains(PageFlags::DIRTY))
+        };
+        // One that is kept, and the one that is taken to look.
+        let none = (2, 0, false);
+        let by_run = counts();
+        assert_eq!(by_run, (2 + FOLIO as u32, FOLIO as u32, false));
+        // SAFETY: all of them were just held, and are given back once.
+        let released = unsafe { Release::pins(device.map()).pages(&array) };
+        assert_eq!((released.frames, counts()), (4 * FOLIO, none));
+
+        let mut singly = Vec::new();
+        device.hold_by_page(all, Hold::Pin, |pfn| singly.push(Some(PageRef::new(pfn)))).unwrap();
+        assert!(singly == array && counts() == by_run);
+        // SAFETY: as above.
+        let released = unsafe { device.unpin_by_page(singly.iter().flatten().map(|page| page.pfn())) };
+        assert_eq!((released, counts()), (4 * FOLIO, (2, 0, true)));
+    }
+
+    #[test]
+    fn both_registrations_leave_nothing_behind() {
+        let mut memory = Memory::new(GIB).unwrap();
+        let device = Device::new(&mut memory, PageFlags::HUGETLB, ()).unwrap();
+        let mut segments = [vec![Segment::EMPTY; 4], vec![Segment::EMPTY; 4]];
+        register_by_page(&device, &mut segments[0]).unwrap();
+        register_by_run(&device, &mut segments[1]).unwrap();
+        assert_eq!(segments[0], segments[1]);
+        assert_eq!(segments[0][0].len, 1 << 30);
+        for nth in 0..GIB / FOLIO {
+            let pfn = segments[0][0].phys.pfn(12).unwrap().checked_add(nth * FOLIO).unwrap();
+            let folio = device.map().try_get(pfn).unwrap();
+            assert_eq!((folio.count(), folio.pins()), (2, 0));
+        }
+    }
+}

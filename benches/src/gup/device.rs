@@ -210,7 +210,7 @@ impl<'a, P: PinPolicy<Map<'a>>> AddressSpace for Device<'a, P> {
         self.read()
     }
 
-    fn fault_in<'s>(&'s self, (): (), _: VirtAddr, _: FaultFlags) -> Result<Faulted<()>, FaultError> {
+    fn fault_in(&self, (): (), _: VirtAddr, _: FaultFlags) -> Result<Faulted<()>, FaultError> {
         Err(FaultError::Bad)
     }
 
