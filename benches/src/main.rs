@@ -8,6 +8,7 @@ mod figure;
 mod fill;
 mod folio;
 mod foundation;
+mod gup;
 mod machine;
 mod pair;
 mod vmemmap;
@@ -48,6 +49,8 @@ enum Suite {
     Foundation,
     /// Map counts: batches, owners, contention; the microbenchmark of Linux, for four ways to count.
     Folio,
+    /// Pins by the run: against bare atomics and arrays, against pins by the page, beside the running kernel's.
+    Gup,
     /// The memory map: its bytes, what optimising frees and takes, how fast it is written.
     Vmemmap,
     /// Device memory: its descriptors written in steps, and the lock meanwhile.
@@ -128,6 +131,7 @@ fn run(args: &Args) -> Result<Vec<String>, Box<dyn Error>> {
                 folio::run(effort, &mut figures);
                 table = Some(folio::table::run(args.quick, &mut figures, &mut notes)?);
             }
+            Suite::Gup => gup::run(args.quick, &mut figures, &mut skipped, &mut notes)?,
             Suite::Vmemmap => vmemmap::run(effort, &mut figures, &mut skipped),
             Suite::Devmap => devmap::run(effort, &mut figures, &mut skipped, &mut notes),
         }

@@ -52,20 +52,63 @@ impl Paired {
 ///
 /// The sides take turns at going first, so that drift of the machine falls on both. A round whose ratio is an outlier
 /// moves the median by one place at most.
-pub(crate) fn pair(effort: Effort, ops: u64, mut thing: impl FnMut(), mut baseline: impl FnMut()) -> Paired {
+pub(crate) fn pair(effort: Effort, ops: u64, thing: impl FnMut(), baseline: impl FnMut()) -> Paired {
+    pair_by(effort, ops, whole(thing), whole(baseline))
+}
+
+/// As [`pair`], of sides that say themselves how many nanoseconds count: those that undo, between two times, what is to be timed
+/// once more.
+pub(crate) fn pair_parts(
+    effort: Effort,
+    ops: u64,
+    thing: impl FnMut() -> f64,
+    baseline: impl FnMut() -> f64,
+) -> Paired {
+    pair_by(effort, ops, parts(thing), parts(baseline))
+}
+
+/// Nanoseconds per operation in each round of a side that says itself how many count.
+pub(crate) fn each_part(effort: Effort, ops: u64, thing: impl FnMut() -> f64) -> Vec<f64> {
+    let mut thing = parts(thing);
+    let repeat = repeats(effort, &mut thing);
+    (0..effort.rounds).map(|_| thing(repeat) / (repeat * ops) as f64).collect()
+}
+
+/// Nanoseconds that so many times take, all in all.
+fn whole(mut side: impl FnMut()) -> impl FnMut(u64) -> f64 {
+    move |repeat| {
+        let start = ThreadTime::now();
+        for _ in 0..repeat {
+            side();
+        }
+        start.elapsed_ns()
+    }
+}
+
+/// The same, of those that count.
+fn parts(mut side: impl FnMut() -> f64) -> impl FnMut(u64) -> f64 {
+    move |repeat| (0..repeat).map(|_| side()).sum()
+}
+
+fn pair_by(
+    effort: Effort,
+    ops: u64,
+    mut thing: impl FnMut(u64) -> f64,
+    mut baseline: impl FnMut(u64) -> f64,
+) -> Paired {
     let repeat = repeats(effort, &mut baseline).max(repeats(effort, &mut thing));
     let mut rounds = Vec::with_capacity(effort.rounds);
     for round in 0..effort.rounds {
         let (a, b) = if round % 2 == 0 {
-            let a = time(repeat, &mut thing);
-            (a, time(repeat, &mut baseline))
+            let a = thing(repeat);
+            (a, baseline(repeat))
         } else {
-            let b = time(repeat, &mut baseline);
-            (time(repeat, &mut thing), b)
+            let b = baseline(repeat);
+            (thing(repeat), b)
         };
         rounds.push((a, b));
     }
-    let per_op = |seconds: f64| seconds * 1e9 / (repeat * ops) as f64;
+    let per_op = |ns: f64| ns / (repeat * ops) as f64;
     let mut ratios: Vec<f64> = rounds.iter().map(|(a, b)| a / b).collect();
     let mut things: Vec<f64> = rounds.iter().map(|&(a, _)| per_op(a)).collect();
     let mut baselines: Vec<f64> = rounds.iter().map(|&(_, b)| per_op(b)).collect();
@@ -78,20 +121,12 @@ pub(crate) fn pair(effort: Effort, ops: u64, mut thing: impl FnMut(), mut baseli
 }
 
 /// How often a side must run to take a sample's time. Also warms it up.
-fn repeats(effort: Effort, side: &mut impl FnMut()) -> u64 {
+fn repeats(effort: Effort, side: &mut impl FnMut(u64) -> f64) -> u64 {
     let mut repeat = 1;
-    while time(repeat, side) < effort.sample.as_secs_f64() {
+    while side(repeat) < effort.sample.as_secs_f64() * 1e9 {
         repeat *= 2;
     }
     repeat
-}
-
-fn time(repeat: u64, side: &mut impl FnMut()) -> f64 {
-    let start = ThreadTime::now();
-    for _ in 0..repeat {
-        side();
-    }
-    start.elapsed_ns() * 1e-9
 }
 
 /// The value below which `part` of `values` lie. Sorts them.
@@ -118,6 +153,14 @@ mod tests {
         };
         let paired = pair(Effort::QUICK, 1, chain(20_000), chain(10_000));
         assert!((1.5..2.5).contains(&paired.ratio), "{paired:?}");
+    }
+
+    #[test]
+    fn only_the_parts_that_a_side_names_count() {
+        let side = |ns: f64| move || std::hint::black_box(ns);
+        let paired = pair_parts(Effort::QUICK, 10, side(3e6), side(1e6));
+        assert_eq!((paired.ratio, paired.thing_ns, paired.baseline_ns), (3.0, 3e5, 1e5));
+        assert_eq!(each_part(Effort::QUICK, 10, side(3e6)), [3e5; 21]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::demo;
 use crate::failure::Failure;
 use crate::size::Size;
 #[cfg(all(target_os = "linux", target_pointer_width = "64", not(mmkit_loom)))]
-use crate::{hvo, report};
+use crate::{hvo, pin, report};
 
 /// What page metadata costs, and what is saved by keeping one page of it for each huge page and sharing the rest.
 ///
@@ -34,6 +34,8 @@ pub(crate) enum Command {
     Report(report::ReportArgs),
     #[cfg(all(target_os = "linux", target_pointer_width = "64", not(mmkit_loom)))]
     Hvo(hvo::HvoArgs),
+    #[cfg(all(target_os = "linux", target_pointer_width = "64", not(mmkit_loom)))]
+    Pin(pin::PinArgs),
     /// Writes to a shared tail, and dies of it.
     #[cfg(all(target_os = "linux", target_pointer_width = "64", not(mmkit_loom)))]
     #[command(name = demo::TAIL_WRITE, hide = true)]

@@ -9,7 +9,11 @@ mod failure;
 mod hvo;
 mod machine;
 mod output;
+#[cfg(all(target_os = "linux", target_pointer_width = "64", not(mmkit_loom)))]
+mod pin;
 mod plan;
+#[cfg(all(target_os = "linux", target_pointer_width = "64", not(mmkit_loom)))]
+mod progress;
 #[cfg(all(target_os = "linux", target_pointer_width = "64", not(mmkit_loom)))]
 mod report;
 mod size;
@@ -36,6 +40,8 @@ fn run(args: Args) -> Result<(), Failure> {
         Some(Command::Report(args)) => report::run(&args),
         #[cfg(all(target_os = "linux", target_pointer_width = "64", not(mmkit_loom)))]
         Some(Command::Hvo(args)) => hvo::run(&args),
+        #[cfg(all(target_os = "linux", target_pointer_width = "64", not(mmkit_loom)))]
+        Some(Command::Pin(args)) => pin::run(&args),
         #[cfg(all(target_os = "linux", target_pointer_width = "64", not(mmkit_loom)))]
         Some(Command::TailWrite) => demo::write_to_a_tail(),
     }

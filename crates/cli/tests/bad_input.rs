@@ -88,7 +88,7 @@ mod demo {
         usage(&["demo", "--page", "big"], &["--page", "not a whole number"]);
         usage(
             &["demo", "--only", "nothing"],
-            &["nothing", "build, tail-write, optimise, owners, device, kernel"],
+            &["nothing", "build, tail-write, optimise, owners, device, pins, kernel"],
         );
         if cfg!(target_arch = "x86_64") {
             usage(

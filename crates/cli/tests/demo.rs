@@ -72,6 +72,26 @@ fn edges_go_to_the_next_smaller_order() {
 }
 
 #[test]
+fn pins_come_in_three_shapes() {
+    let report = json(&["demo", "--memory", "1G", "--only", "pins", "--json"]);
+    let pins = report["pins"].as_array().unwrap();
+    if pins.is_empty() {
+        return eprintln!("skipped: {}", report["skipped"]);
+    }
+    let counts =
+        pins.iter().map(|one| (one["shape"].as_str(), one["pages"].as_u64(), one["atomics"].as_u64()));
+    let expected = [("pmd", 1024), ("ptes", 1024), ("base", 1 << 18)];
+    assert!(
+        counts.eq(expected.map(|(shape, atomics)| (Some(shape), Some(1 << 18), Some(atomics)))),
+        "{report}"
+    );
+    assert!(
+        pins.iter()
+            .all(|one| one["extents"].as_u64() < Some(1 << 12) && one["pages_ns"].as_f64() > Some(0.0))
+    );
+}
+
+#[test]
 fn parts_can_be_chosen() {
     let report = json(&["demo", "--memory", "1G", "--only", "tail-write", "--only", "kernel", "--json"]);
     assert_eq!(report["runs"], Value::Array(vec![]));

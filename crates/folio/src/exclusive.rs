@@ -80,6 +80,19 @@ pub(crate) fn first<M: MemMap>(folio: &Folio<'_, M>, batch: Batch) -> Option<u64
     }
 }
 
+/// How many of the `n` pages from `first` on are exclusive, without a gap. Cost: one load, if the folio has the mark;
+/// otherwise one more for each page up to there.
+#[inline]
+pub(crate) fn leading<M: MemMap>(folio: &Folio<'_, M>, first: u64, n: u64) -> u64 {
+    let pages = first..first.saturating_add(n).min(folio.order().frames());
+    let end = match () {
+        () if head(folio).contains(WHOLE) => pages.end,
+        () if folio.has_shared_tails() => first,
+        () => folio.find_without_at(pages.clone(), PAGE).unwrap_or(pages.end),
+    };
+    end.saturating_sub(first)
+}
+
 /// No page of the batch is exclusive any more; none of the folio where its tails are shared.
 ///
 /// Cost: one load. With the mark: one atomic if the batch is the whole folio, otherwise two, and one for each page that

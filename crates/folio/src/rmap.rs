@@ -8,9 +8,9 @@ use mmkit_sync::mutant;
 
 use crate::shape::{Batch, Counts};
 use crate::tracker::sealed::Sealed;
-use crate::words::{ENTIRE, PINS, TOTAL, take_from};
+use crate::words::{ENTIRE, TOTAL};
 use crate::{Account, Cow, Kind, MapError, Mapcounts, Mapping, MmId, References, Tracker, Unmapped};
-use crate::{count, cow, exclusive, query};
+use crate::{count, cow, exclusive, pins, query};
 
 /// Map counts, owners, pins and the copy-on-write decision of a [`Folio`], whose memory map says how they are kept.
 ///
@@ -170,27 +170,48 @@ pub trait Rmap<'m, M: MemMap<Counts: Mapcounts>>: Sealed {
     fn write_fault_entire(&self, held: u32) -> Result<Cow, MapError>;
 
     /// Pins on the folio's pages. Linux: `_pincount`.
+    ///
+    /// Of a folio of one page, as many as its references may be: [`PIN_BIAS`](crate::PIN_BIAS) of them count as one. So
+    /// there are never fewer pins than this says, but for pins of a shared page of zeroes, which are not counted.
     fn pins(&self) -> u32;
 
+    /// Whether a page of the folio may be pinned. Never false for one that is. Linux: `folio_maybe_dma_pinned`.
+    fn maybe_pinned(&self) -> bool {
+        self.pins() > 0
+    }
+
     /// Pins `n` pages (or one page `n` times): they stay where they are, and a fork copies them if they are exclusive.
-    /// Takes `n` references. Linux: `try_grab_folio` with `FOLL_PIN`.
+    /// Takes `n` references, of a folio of one page [`PIN_BIAS`](crate::PIN_BIAS) for each. Linux: `try_grab_folio` with
+    /// `FOLL_PIN`.
     ///
     /// # Errors
     ///
-    /// [`MapError::Empty`], [`MapError::References`].
+    /// [`MapError::Empty`], [`MapError::References`], [`MapError::NotCompound`].
     ///
-    /// Cost: two atomics, whatever `n` is. Relaxed: who pins without the page table lock follows up with a `SeqCst`
-    /// fence and looks at the entry again (pairs with the fences of [`fork`](Self::fork)'s caller).
+    /// Cost: two atomics, whatever `n` is; of a folio of one page, one. Relaxed: who pins without the page table lock
+    /// follows up with a `SeqCst` fence and looks at the entry again (pairs with the fences of [`fork`](Self::fork)'s
+    /// caller).
     fn pin(&self, n: u32) -> Result<(), MapError>;
 
-    /// Takes `n` pins back, and returns their references. Linux: `unpin_user_folio`.
+    /// Takes `n` pins back, and returns their references; `None` from a shared page of zeroes. Linux: `unpin_user_folio`.
     ///
     /// # Errors
     ///
-    /// [`MapError::Empty`], [`MapError::TooFewPins`].
+    /// [`MapError::Empty`], [`MapError::TooFewPins`] as far as the counts show it.
     ///
-    /// Cost: one atomic, and one when the references are given back.
-    fn unpin(&self, n: u32) -> Result<References<'m, M>, MapError>;
+    /// Cost: of a folio with several pages one atomic, and one when the references are given back; of one page only that.
+    ///
+    /// # Safety
+    ///
+    /// `n` pins on this folio were made by [`pin`](Self::pin), or kept by [`RunHold::into_raw`](crate::RunHold::into_raw),
+    /// and each is taken back at most once. (In the references of a folio of one page they look like anybody's.)
+    unsafe fn unpin(&self, n: u32) -> Result<Option<References<'m, M>>, MapError>;
+
+    /// How many of the `n` pages from page `first` on are exclusive, without a gap. See
+    /// [`is_exclusive`](Self::is_exclusive).
+    ///
+    /// Cost: a load for each.
+    fn exclusive_pages(&self, first: u64, n: u64) -> u64;
 }
 
 impl<M: MemMap<Counts: Mapcounts>> Sealed for Folio<'_, M> {}
@@ -225,7 +246,7 @@ impl<'m, M: MemMap<Counts: Mapcounts>> Rmap<'m, M> for Folio<'m, M> {
         if self.kind() == Kind::File {
             return count::add_with_references(self, &counts, child, mapping, batch);
         }
-        not_pinned_exclusive(self, &counts, batch)?;
+        not_pinned_exclusive(self, batch)?;
         let account = count::add_with_references(self, &counts, child, mapping, batch)?;
         exclusive::clear(self, batch);
         Ok(account)
@@ -290,13 +311,13 @@ impl<'m, M: MemMap<Counts: Mapcounts>> Rmap<'m, M> for Folio<'m, M> {
     }
 
     fn try_share(&self, mapping: Mapping) -> Result<(), MapError> {
-        let (counts, batch) = Counts::for_batch(self, mapping)?;
+        let (_, batch) = Counts::for_batch(self, mapping)?;
         if self.kind() == Kind::File {
             return Err(MapError::NotAnon);
         }
         // SeqCst: pairs with the fence of those who pin. Either they see that the entry is gone, or their pin is seen here.
         mutant!("share-no-fence", fence(Ordering::SeqCst), ());
-        not_pinned_exclusive(self, &counts, batch)?;
+        not_pinned_exclusive(self, batch)?;
         exclusive::clear(self, batch);
         Ok(())
     }
@@ -312,33 +333,23 @@ impl<'m, M: MemMap<Counts: Mapcounts>> Rmap<'m, M> for Folio<'m, M> {
 
     #[inline]
     fn pins(&self) -> u32 {
-        peek(self, PINS)
+        pins::read(self)
     }
 
     #[inline]
     fn pin(&self, n: u32) -> Result<(), MapError> {
-        if n == 0 {
-            return Err(MapError::Empty);
-        }
-        let counts = Counts::of(self)?;
-        self.take_raw(n)?;
-        // Each pin has a reference, and there are at most `i32::MAX` of those.
-        counts.words.half[PINS].fetch_add(n, Ordering::Relaxed);
-        Ok(())
+        pins::add(self, n)
     }
 
     #[inline]
-    fn unpin(&self, n: u32) -> Result<References<'m, M>, MapError> {
-        if n == 0 {
-            return Err(MapError::Empty);
-        }
-        take_from(&Counts::of(self)?.words.half[PINS], n)
-            .map_err(|pins| MapError::TooFewPins { pins, removing: n })?;
-        // SAFETY: `n` pins are gone by one exchange, so that nobody else can have taken them back; each was made with
-        // one reference, and there is one at least.
-        let folio = unsafe { self.adopt() };
-        // SAFETY: the others of them.
-        Ok(unsafe { References::new(folio, n - 1) })
+    unsafe fn unpin(&self, n: u32) -> Result<Option<References<'m, M>>, MapError> {
+        // SAFETY: passed on.
+        unsafe { pins::take(self, n) }
+    }
+
+    #[inline]
+    fn exclusive_pages(&self, first: u64, n: u64) -> u64 {
+        exclusive::leading(self, first, n)
     }
 }
 
@@ -353,10 +364,9 @@ fn peek<M: MemMap<Counts: Mapcounts>>(folio: &Folio<'_, M>, half: usize) -> u32 
 #[inline]
 fn not_pinned_exclusive<M: MemMap<Counts: Mapcounts>>(
     folio: &Folio<'_, M>,
-    counts: &Counts<'_, '_, M>,
     batch: Batch,
 ) -> Result<(), MapError> {
-    let pins = counts.words.half[PINS].load(Ordering::Relaxed);
+    let pins = pins::read(folio);
     if pins > 0
         && let Some(index) = exclusive::first(folio, batch)
     {

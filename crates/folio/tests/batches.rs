@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{everything, frozen, mm, order, play, ptes, with_frozen, with_shared_tails};
+use common::{everything, frozen, mm, order, play, ptes, unpin, with_frozen, with_shared_tails};
 use mmkit_addr::Pfn;
 use mmkit_folio::{
     Account, Checked, ENTIRELY_MAPPED, Kind, MapError, Mapcounts, Mapping, NoPageMapcount, PageMapcount,
@@ -245,8 +245,8 @@ fn batches_that_do_not_fit_are_refused_and_nothing_is_changed() {
             refused(&folio, || folio.remove_mappings(mm(1), ptes(1, 0)), MapError::Empty);
             refused(&folio, || folio.fork(mm(1), ptes(1, 0)), MapError::Empty);
             refused(&folio, || folio.pin(0), MapError::Empty);
-            refused(&folio, || folio.unpin(0), MapError::Empty);
-            refused(&folio, || folio.unpin(1), MapError::TooFewPins { pins: 0, removing: 1 });
+            refused(&folio, || unpin(&folio, 0), MapError::Empty);
+            refused(&folio, || unpin(&folio, 1), MapError::TooFewPins { pins: 0, removing: 1 });
             refused(&folio, || folio.set_exclusive(ptes(0, 1)), MapError::NotAnon);
             let past = MapError::PastEnd { first: pages, count: 1, pages };
             refused(&folio, || folio.write_fault(pages, 1), past);

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{everything, mm, play, ptes, with_frozen, with_shared_tails};
+use common::{everything, mm, play, ptes, unpin, with_frozen, with_shared_tails};
 use mmkit_addr::Pfn;
 use mmkit_folio::{
     Checked, Cow, MapError, Mapcounts, Mapping, NoPageMapcount, PageMapcount, PowerSums, Rmap, TwoSlots,
@@ -151,7 +151,7 @@ fn a_fork_of_pinned_exclusive_pages_is_refused_and_nothing_is_changed() {
             // Pages that are shared already, and pages after the unpin.
             let _ = folio.fork(mm(3), ptes(0, 4)).unwrap();
             assert_eq!(folio.pins(), 1);
-            drop(folio.unpin(1).unwrap());
+            drop(unpin(&folio, 1).unwrap());
             let _ = folio.fork(mm(3), ptes(4, 8)).unwrap();
         });
     }
@@ -169,7 +169,7 @@ fn one_pin_keeps_all_pages_exclusive_where_descriptors_are_shared() {
         folio.pin(2).unwrap();
         let error = MapError::PinnedExclusive { index: 90, pins: 2 };
         assert_eq!(folio.fork(mm(2), ptes(90, 2)), Err(error));
-        drop(folio.unpin(2).unwrap());
+        drop(unpin(&folio, 2).unwrap());
         let _ = folio.fork(mm(2), ptes(90, 2)).unwrap();
         drop(folio.remove_mappings(mm(2), ptes(90, 2)).unwrap());
         assert_eq!(folio.write_fault(127, 1), Ok(Cow::Reused));
@@ -231,7 +231,7 @@ fn pages_that_may_be_pinned_are_not_shared_and_stay() {
         assert_eq!(everything(&folio), before);
         // Pages that are not exclusive cannot have been pinned by who relies on that.
         folio.try_share(ptes(0, 4)).unwrap();
-        drop(folio.unpin(1).unwrap());
+        drop(unpin(&folio, 1).unwrap());
         folio.try_share(ptes(0, 16)).unwrap();
         assert!((0..16).all(|page| !folio.is_exclusive(page)));
         let past = MapError::PastEnd { first: 9, count: 8, pages: 16 };
@@ -243,7 +243,7 @@ fn pages_that_may_be_pinned_are_not_shared_and_stay() {
         let folio = map.try_get(Pfn::ZERO).unwrap();
         folio.pin(1).unwrap();
         assert_eq!(folio.try_share(Mapping::Pmd), Err(MapError::PinnedExclusive { index: 0, pins: 1 }));
-        drop(folio.unpin(1).unwrap());
+        drop(unpin(&folio, 1).unwrap());
         folio.try_share(Mapping::Pmd).unwrap();
         assert!(!folio.is_exclusive(0));
     });
@@ -253,7 +253,7 @@ fn pages_that_may_be_pinned_are_not_shared_and_stay() {
         let folio = map.try_get(Pfn::ZERO).unwrap();
         folio.pin(3).unwrap();
         assert_eq!(folio.try_share(ptes(77, 1)), Err(MapError::PinnedExclusive { index: 77, pins: 3 }));
-        drop(folio.unpin(3).unwrap());
+        drop(unpin(&folio, 3).unwrap());
         folio.try_share(ptes(77, 1)).unwrap();
         assert!(!folio.is_exclusive(0));
         drop(folio.remove_mappings(mm(1), ptes(0, 128)).unwrap());
@@ -303,10 +303,10 @@ fn pins_hold_references_and_are_given_back_in_any_portions() {
         folio.pin(10).unwrap();
         folio.pin(5).unwrap();
         assert_eq!((folio.pins(), folio.count()), (15, 32));
-        drop(folio.unpin(12).unwrap());
-        assert_eq!(folio.unpin(4).unwrap_err(), MapError::TooFewPins { pins: 3, removing: 4 });
+        drop(unpin(&folio, 12).unwrap());
+        assert_eq!(unpin(&folio, 4).unwrap_err(), MapError::TooFewPins { pins: 3, removing: 4 });
         assert_eq!((folio.pins(), folio.count()), (3, 20));
-        drop(folio.unpin(3).unwrap());
+        drop(unpin(&folio, 3).unwrap());
         assert_eq!((folio.pins(), folio.count()), (0, 17));
     });
 }

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{mm, ptes, with_frozen};
+use common::{mm, ptes, unpin, with_frozen};
 use mmkit_folio::{
     Cow, MapError, Mapcounts, Mapping, NoPageMapcount, PageMapcount, PowerSums, Rmap, Untracked, Why,
     map_new_anon,
@@ -95,7 +95,7 @@ fn an_entry_for_the_whole_folio_is_exclusive_if_all_of_its_pages_are() {
         folio.pin(1).unwrap();
         let pinned = MapError::PinnedExclusive { index: 0, pins: 1 };
         assert_eq!(folio.fork(mm(2), Mapping::Pmd), Err(pinned));
-        drop(folio.unpin(1).unwrap());
+        drop(unpin(&folio, 1).unwrap());
         let _ = folio.remap(mm(1)).unwrap();
         check(&folio, &expected);
         again();
@@ -127,7 +127,7 @@ fn flags_of_single_pages_tell_nothing_where_tails_are_shared() {
         check(&folio, &[false; 128]);
         folio.pin(1).unwrap();
         let _ = folio.fork(mm(2), ptes(0, 3)).unwrap();
-        drop(folio.unpin(1).unwrap());
+        drop(unpin(&folio, 1).unwrap());
         assert_eq!(folio.write_fault(2, 1), Ok(Cow::Copy(Why::Shared)));
         drop(folio.remove_mappings(mm(2), ptes(90, 1)).unwrap());
         drop(folio.remove_mappings(mm(2), ptes(0, 3)).unwrap());

@@ -376,7 +376,8 @@ impl Pinned {
         if holds(self) && folio.is_exclusive(0) {
             self.pinned.store(1, Ordering::Relaxed);
         } else {
-            drop(folio.unpin(1).unwrap());
+            // SAFETY: pinned above.
+            drop(unsafe { folio.unpin(1) }.unwrap());
         }
     }
 

@@ -17,6 +17,7 @@
 //! * [`Memory`], [`Memmap`], [`Pool`], [`Node`], [`DaxDevice`], [`PmemDevice`]: what a machine has. No privilege is needed.
 //! * [`hvo`]: grows and shrinks a pool with HVO and without, and measures it. That needs root, and changes settings of
 //!   the machine: they are written to a file first and put back on every way out.
+//! * [`pin`]: what pinning memory costs, in three shapes. It changes nothing, and most systems let every user do it.
 //! * [`Signals`]: what lets an interrupted run put things back before it ends.
 //!
 //! A library that only reads and measures: what the numbers ought to be is for its user to say.
@@ -42,6 +43,7 @@ mod fixture;
 pub mod hvo;
 mod memory;
 mod node;
+pub mod pin;
 mod pool;
 mod root;
 mod signals;

@@ -21,11 +21,19 @@ impl Memory {
     ///
     /// The file cannot be read, or is not a `meminfo`.
     pub fn read(root: &Root) -> Result<Self, ReadError> {
-        let file = "proc/meminfo";
-        let text = root.text(file)?;
-        let info = Meminfo::from_buf_read(text.as_bytes())
-            .map_err(|_| ReadError::format(&root.path(file), &text, "a list of sizes in kB"))?;
+        let info = meminfo(root)?;
         Ok(Self { total_bytes: info.mem_total, free_bytes: info.mem_free })
+    }
+
+    /// Bytes that programs can have without anything being swapped (`MemAvailable`): more than is free. What is free, where
+    /// the kernel does not reckon it.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub fn available_bytes(root: &Root) -> Result<u64, ReadError> {
+        let info = meminfo(root)?;
+        Ok(info.mem_available.unwrap_or(info.mem_free))
     }
 
     /// Bytes that have descriptors: all memory blocks that are online (`/sys/devices/system/memory`), holes in them
@@ -69,13 +77,8 @@ impl Memmap {
     ///
     /// The file cannot be read, or is not a `vmstat`.
     pub fn read(root: &Root) -> Result<Option<Self>, ReadError> {
-        let file = "proc/vmstat";
-        let text = root.text(file)?;
-        let VmStat(counters) = VmStat::from_buf_read(text.as_bytes())
-            .map_err(|_| ReadError::format(&root.path(file), &text, "a list of counters"))?;
-        let counter = |name| counters.get(name).and_then(|&pages| u64::try_from(pages).ok());
-        let both = counter("nr_memmap_boot_pages").zip(counter("nr_memmap_pages"));
-        Ok(both.map(|(boot_pages, later_pages)| Self { boot_pages, later_pages }))
+        let both = counters(root, ["nr_memmap_boot_pages", "nr_memmap_pages"])?;
+        Ok(both.map(|[boot_pages, later_pages]| Self { boot_pages, later_pages }))
     }
 
     /// Both kinds of pages together.
@@ -83,6 +86,45 @@ impl Memmap {
     pub fn pages(self) -> u64 {
         self.boot_pages.saturating_add(self.later_pages)
     }
+}
+
+/// Pages that were pinned and unpinned since the machine was started (`/proc/vmstat`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PinCounters {
+    /// `nr_foll_pin_acquired`.
+    pub(crate) acquired: u64,
+    /// `nr_foll_pin_released`.
+    pub(crate) released: u64,
+}
+
+impl PinCounters {
+    /// Reads both. `None` where the kernel does not have them (before Linux 5.7).
+    ///
+    /// Each processor keeps some for itself. The kernel can be asked to collect them first, which takes root; elsewhere they
+    /// are a little late.
+    pub(crate) fn read(root: &Root) -> Result<Option<Self>, ReadError> {
+        // Reading this file is what collects them; it changes no setting.
+        let _ = root.text("proc/sys/vm/stat_refresh");
+        let both = counters(root, ["nr_foll_pin_acquired", "nr_foll_pin_released"])?;
+        Ok(both.map(|[acquired, released]| Self { acquired, released }))
+    }
+}
+
+fn meminfo(root: &Root) -> Result<Meminfo, ReadError> {
+    let file = "proc/meminfo";
+    let text = root.text(file)?;
+    Meminfo::from_buf_read(text.as_bytes())
+        .map_err(|_| ReadError::format(&root.path(file), &text, "a list of sizes in kB"))
+}
+
+/// Two counters of `/proc/vmstat`; `None` where one is missing.
+fn counters(root: &Root, names: [&str; 2]) -> Result<Option<[u64; 2]>, ReadError> {
+    let file = "proc/vmstat";
+    let text = root.text(file)?;
+    let VmStat(counters) = VmStat::from_buf_read(text.as_bytes())
+        .map_err(|_| ReadError::format(&root.path(file), &text, "a list of counters"))?;
+    let [first, second] = names.map(|name| counters.get(name).and_then(|&count| u64::try_from(count).ok()));
+    Ok(first.zip(second).map(|(first, second)| [first, second]))
 }
 
 #[cfg(test)]
@@ -95,6 +137,7 @@ mod tests {
         let tree = Fixture::two_nodes("memory");
         let memory = Memory::read(tree.root()).unwrap();
         assert_eq!(memory, Memory { total_bytes: 64 << 30, free_bytes: 40 << 30 });
+        assert_eq!(Memory::available_bytes(tree.root()).unwrap(), 40 << 30, "it does not say");
         let memmap = Memmap::read(tree.root()).unwrap().unwrap();
         assert_eq!(memmap, Memmap { boot_pages: 258_048, later_pages: 512 });
         assert_eq!(memmap.pages(), 258_560);

@@ -66,6 +66,7 @@ impl<'m, M: MemMap> Block<'m, M> {
     }
 
     /// Where the head's descriptor is.
+    #[inline]
     pub(crate) fn descriptor(&self) -> NonNull<Page> {
         self.page
     }

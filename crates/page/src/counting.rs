@@ -15,7 +15,7 @@ use crate::{Folio, Frozen, MemMap, Page};
 ///
 /// It is a type that the memory map chooses, once, so that one folio is never counted in two ways. The ways themselves
 /// are in `mmkit-folio`; this crate only says that there is one.
-pub trait Counting {}
+pub trait Counting: 'static {}
 
 /// Nobody counts mappings: the memory map of an allocator, or of memory that is never mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,6 +172,24 @@ impl<'m, M: MemMap> Folio<'m, M> {
     #[must_use]
     pub unsafe fn descriptors(&self) -> Descriptors<'_, 'm, M> {
         Descriptors { block: self.block(), tag: self.block().tag() }
+    }
+}
+
+impl<M: MemMap> Folio<'_, M> {
+    /// The words of the second descriptor, for whoever knows that there is one.
+    ///
+    /// Cost: nothing is read.
+    ///
+    /// # Safety
+    ///
+    /// The folio is a compound; the rest as for [`descriptors`](Self::descriptors).
+    #[inline]
+    #[must_use]
+    pub unsafe fn second_words(&self) -> Words<'_> {
+        // SAFETY: a compound has a second frame, whose descriptor is adjacent to the first, as `MemMap` promises, and its own.
+        let second = unsafe { self.block().descriptor().add(1) };
+        // SAFETY: it stays readable for as long as the handle exists.
+        Words::of(unsafe { Page::from_ptr(second) })
     }
 }
 

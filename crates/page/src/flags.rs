@@ -55,6 +55,9 @@ bitflags! {
         const ANON_EXCLUSIVE_WHOLE = 1 << 21;
         /// Held while that mark is turned into flags of pages. Of a head.
         const ANON_EXCLUSIVE_WRITING = 1 << 22;
+        /// A shared page of zeroes: nobody ever writes or frees it, so pins of it are not counted. Set before the first
+        /// reference, and never cleared.
+        const ZERO = 1 << 23;
     }
 }
 

@@ -109,6 +109,19 @@ impl<M: MemMap> Folio<'_, M> {
         Some(first + at as u64)
     }
 
+    /// The first frame of `indices` that lacks one of `flags`: the start of them, where the folio has not all of their
+    /// descriptors for its own. `None` if each has all.
+    ///
+    /// Cost: one load for each frame up to there.
+    #[inline]
+    #[must_use]
+    pub fn find_without_at(&self, indices: Range<u64>, flags: PageFlags) -> Option<u64> {
+        let (bits, first) = (known(flags), indices.start);
+        let Some(mut pages) = self.block().own_of(indices, |_, all| all) else { return Some(first) };
+        let at = pages.position(|page| page.flags.load(Ordering::Relaxed) & bits != bits)?;
+        Some(first + at as u64)
+    }
+
     /// The flags of frame `index`; `None` past the folio. A shared descriptor has none.
     #[inline]
     #[must_use]

@@ -9,7 +9,7 @@ use mmkit_sync::{GetError as CountError, ReadSide, mutant};
 
 use crate::block::Block;
 use crate::tag::Tag;
-use crate::{ClaimError, Folio, MemMap, PageFlags, Place};
+use crate::{ClaimError, Folio, MemMap, PageFlags, Place, Taken};
 
 /// A stay inside the read side of a memory map: its descriptors do not move while this lives.
 pub struct Reader<'m, M: MemMap> {
@@ -84,6 +84,17 @@ impl State {
             () => Self::Frozen { order },
         }
     }
+}
+
+/// What the head's word says of a folio, at the moment at which references on it are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// The folio's first frame.
+    pub head: Pfn,
+    /// log2 of its frames. A block that is no compound has nothing in common but its first frame: 0.
+    pub order: Order,
+    /// Flags, as they were a moment before: only those that never change are sure.
+    pub flags: PageFlags,
 }
 
 /// A view of one descriptor, by anyone, inside a [`Reader`]. It only reads.
@@ -162,6 +173,22 @@ impl<'m, M: MemMap> PageView<'m, '_, M> {
         tag.head_of(self.block.pfn)
     }
 
+    /// Tells the processor that the descriptor, and the one behind it, will be written soon: so that those who change many do
+    /// not wait for one after the other, as loads behind an atomic operation do. It is a hint, and nothing where there is none.
+    #[inline]
+    pub fn prefetch(&self) {
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        {
+            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+
+            let page = self.block.descriptor().as_ptr().cast::<i8>();
+            // SAFETY: a hint accesses no memory, whatever the address is.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(page) };
+            // SAFETY: as above.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(page.wrapping_add(size_of::<crate::Page>())) };
+        }
+    }
+
     /// What the frame is at this moment.
     #[must_use]
     pub fn state(&self) -> State {
@@ -217,7 +244,71 @@ impl<'m, M: MemMap> PageView<'m, '_, M> {
     ///
     /// Cost: two loads, of the frame's word and of its head's, and one compare-exchange, of Acquire ordering: pairs with
     /// the Release that gave the folio to its holders ([`Frozen::into_folio`](crate::Frozen::into_folio)). Source: ours.
+    #[inline]
     pub fn try_get(&self) -> Result<Folio<'m, M>, GetError> {
+        self.take(|_| Some(1), |block, _| Folio::new(block))
+    }
+
+    /// Takes references on the folio that the frame lies in, as many as `amount` says of it, and none of those that it
+    /// refuses with `None`. `done` gets them. Where `amount` says 0 they are none, and nothing was written.
+    ///
+    /// The word that the exchange compares has the folio's bounds in it. So a number that follows from the bounds is right
+    /// for the folio that the references are on, and never has to be corrected afterwards.
+    ///
+    /// (`done` is there so that whoever takes very many can put each where it stays: what is handed back through memory costs
+    /// more than the exchange.)
+    ///
+    /// # Errors
+    ///
+    /// As [`try_get`](Self::try_get), with nothing changed; [`GetError::Unreferenced`] of what `amount` refuses.
+    ///
+    /// Cost: as for `try_get`, whatever the number is. `amount` is asked again whenever the word changed meanwhile.
+    #[inline(always)]
+    pub fn try_take<R>(
+        &self,
+        amount: impl FnMut(Bounds) -> Option<u32>,
+        done: impl FnOnce(Taken<'m, M>) -> R,
+    ) -> Result<R, GetError> {
+        // SAFETY: `taken` references were taken just now, and are nobody else's; the handle has one of them, or none.
+        self.take(amount, |block, taken| done(unsafe { Taken::new(Folio::new(block), taken) }))
+    }
+
+    /// A handle for a reference that is kept without one, on the folio that the frame lies in.
+    ///
+    /// # Errors
+    ///
+    /// [`GetError::Unreferenced`] where there is no such folio: the caller's books are wrong. Nothing is changed.
+    ///
+    /// Cost: two loads.
+    ///
+    /// # Safety
+    ///
+    /// A reference on that folio was kept by [`Folio::take_raw`], [`Folio::into_raw`] or what says that it keeps it so, and
+    /// is taken back at most once.
+    #[inline]
+    pub unsafe fn adopt(&self) -> Result<Folio<'m, M>, GetError> {
+        let pfn = self.block.pfn;
+        let head = self.head();
+        let block = if head == pfn {
+            self.block
+        } else {
+            // SAFETY: inside the reader, and from then on the reference keeps the descriptors.
+            unsafe { Block::new(self.block.map, head) }.ok_or(GetError::Absent { pfn: head })?
+        };
+        let info = block.page().info.load();
+        if info.count == 0 || !Tag::from_bits(info.tag).is_head_over(head, pfn) {
+            return Err(GetError::Unreferenced { pfn: head });
+        }
+        Ok(Folio::new(block))
+    }
+
+    /// References on the head, as many as `amount` says; `done` gets the head's block, and how many there are.
+    #[inline(always)]
+    fn take<R>(
+        &self,
+        mut amount: impl FnMut(Bounds) -> Option<u32>,
+        done: impl FnOnce(Block<'m, M>, u32) -> R,
+    ) -> Result<R, GetError> {
         let pfn = self.block.pfn;
         loop {
             let (seen, _) = self.block.page().snapshot();
@@ -226,23 +317,35 @@ impl<'m, M: MemMap> PageView<'m, '_, M> {
                 Tag::from_bits(self.block.page().info.swap_tag(seen.bits()))
             });
             let head = tag.head_of(pfn);
-            // SAFETY: the block does not outlive this call unless a reference is taken, which keeps its descriptors;
-            // until then the reader that `self` borrows does.
-            let block = unsafe { Block::new(self.block.map, head) }.ok_or(GetError::Absent { pfn: head })?;
+            let block = if head == pfn {
+                self.block
+            } else {
+                // SAFETY: the block does not outlive this call unless a reference is taken, which keeps its descriptors;
+                // until then the reader that `self` borrows does.
+                unsafe { Block::new(self.block.map, head) }.ok_or(GetError::Absent { pfn: head })?
+            };
             let info = &block.page().info;
             let accept = |tag: u32| Tag::from_bits(tag).is_head_over(head, pfn);
             let accept = |tag: u32| mutant!("page-get-any-head", accept(tag), true);
+            let wanted = |bits: u32| {
+                let tag = Tag::from_bits(bits);
+                let order = if tag.is_compound() { tag.order() } else { Order::ZERO };
+                accept(bits).then(|| amount(Bounds { head, order, flags: block.flags() })).flatten()
+            };
             // The mutant looks at what the head is, and then takes a reference on whatever it is by now.
-            let found = mutant!("page-get-look-then-add", info.try_get(1, accept), {
+            let found = mutant!("page-get-look-then-add", info.try_get_some(wanted), {
+                let mut wanted = wanted;
                 match info.load_acquire() {
                     head if head.count > 0 && !accept(head.tag) => Err(CountError::Refused(head.tag)),
-                    _ => info.try_get(1, |_| true),
+                    head => info.try_get_some(|_| wanted(head.tag)),
                 }
             });
             match found {
-                Ok(_) => {
-                    block.page().written();
-                    return Ok(Folio::new(block));
+                Ok((_, taken)) => {
+                    if taken > 0 {
+                        block.page().written();
+                    }
+                    return Ok(done(block, taken));
                 }
                 Err(CountError::Overflow { count, .. }) => {
                     return Err(GetError::Overflow { pfn: head, count });

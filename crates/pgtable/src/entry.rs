@@ -63,7 +63,8 @@ impl Slot {
     /// What the entry says to somebody who takes no lock. A live entry that is being replaced may be broken, for
     /// processors; what it led to is in use until it is replaced, and afterwards until readers have left.
     #[inline]
-    pub(crate) fn for_readers(self) -> Self {
+    #[must_use]
+    pub fn for_readers(self) -> Self {
         match self {
             Self::Pending(target, BROKEN) => mutant!("pgtable-broken-is-absent", Self::Present(target), self),
             slot => slot,

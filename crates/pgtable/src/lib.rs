@@ -103,6 +103,7 @@ extern crate std;
 
 mod arm64;
 mod batch;
+mod cells;
 mod change;
 mod dump;
 mod entry;
@@ -126,6 +127,7 @@ mod x86_64;
 
 pub use arm64::{Arm64, Arm64_4K, Arm64_16K, Arm64_64K};
 pub use batch::Batch;
+pub use cells::Cells;
 pub use change::{Replaced, Stale};
 pub use dump::Dump;
 pub use entry::{EncodeError, Entry, Slot, Tag, Target};

@@ -88,6 +88,11 @@ impl<'t, E: Entry, V: TableEnv> Node<'t, E, V> {
         })
     }
 
+    /// The first of [`rows`](Self::rows).
+    pub(crate) fn first_row(&self, from: u64, last: u64) -> (u64, &'t [AtomicU64]) {
+        self.rows(Span { from, last }).next().unwrap_or((0, &[]))
+    }
+
     /// Rewrites the entries of `span` in this table as `change` says, which gets each slot. Other tables are not looked at.
     #[inline]
     pub(crate) fn rewrite(&self, span: Span, change: impl FnMut(Slot) -> Option<Slot>) {

@@ -16,7 +16,7 @@ use crate::{Entry, Error, Leaves, Prot, Slot, TableEnv, Tables, Target};
 ///
 /// It takes no lock, so what it found may have been changed since; it is what was true at some moment of the walk.
 pub struct Reader<'t, E: Entry, V: TableEnv> {
-    tables: &'t Tables<E, V>,
+    pub(crate) tables: &'t Tables<E, V>,
     guard: <V::Read as ReadSide>::Guard<'t>,
 }
 
@@ -281,15 +281,15 @@ impl<'t, E: Entry, V: TableEnv> Reader<'t, E, V> {
         }
     }
 
-    fn root(&self) -> Node<'t, E, V> {
+    pub(crate) fn root(&self) -> Node<'t, E, V> {
         let (pfn, level) = (self.tables.root(), self.tables.shape().root());
         // SAFETY: the root came from `alloc_table` for its level, and is given back only when the tables are dropped.
         unsafe { Node::new(self.tables, pfn, level, 0) }
     }
 
-    fn child(&self, node: Node<'t, E, V>, index: u64, pfn: Pfn) -> Node<'t, E, V> {
+    pub(crate) fn child(&self, node: Node<'t, E, V>, index: u64, pfn: Pfn) -> Node<'t, E, V> {
         // SAFETY: the reader entered before the entry was loaded, and whoever gives a table back waits for readers after it
-        // emptied or detached the entry. So the table outlives `self`, and nodes do not leave its methods. It is
+        // emptied or detached the entry. So the table outlives `self`, and what leaves the methods of a reader borrows it. It is
         // only read.
         unsafe { node.child(index, pfn) }
     }

@@ -20,12 +20,16 @@ use crate::{EncodeError, Entry, Prot, Slot, Target};
 #[derive(Clone, Copy, Debug)]
 pub enum Software {}
 
+impl Software {
+    /// The bit of an entry that one frame more adds.
+    pub const FRAME_SHIFT: u32 = 8;
+}
+
 const PRESENT: u64 = 1 << 0;
 const PENDING: u64 = 1 << 1;
 const TABLE: u64 = 1 << 2;
 const SHARED: u64 = 1 << 3;
 const PROT_SHIFT: u32 = 4;
-const FRAME_SHIFT: u32 = 8;
 const TAG_SHIFT: u32 = 56;
 
 /// The highest frame: 48 bits.
@@ -46,12 +50,12 @@ fn encode_target(target: Target, level: Level) -> Result<u64, EncodeError> {
         Target::Table { .. } => TABLE,
         Target::Shared { .. } => TABLE | SHARED,
     };
-    Ok((pfn.get() << FRAME_SHIFT) | kind)
+    Ok((pfn.get() << Software::FRAME_SHIFT) | kind)
 }
 
 #[inline(always)]
 fn decode_target(raw: u64, level: Level) -> Target {
-    let pfn = Pfn::new((raw >> FRAME_SHIFT) & MAX_FRAME.get()).unwrap_or(MAX_FRAME);
+    let pfn = Pfn::new((raw >> Software::FRAME_SHIFT) & MAX_FRAME.get()).unwrap_or(MAX_FRAME);
     // There are no tables below the last level.
     match (level != Level::LAST && raw & TABLE != 0, raw & SHARED != 0) {
         (true, true) => Target::Shared { pfn },

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use mmkit_addr::{Order, Pfn, VirtAddr};
-use mmkit_folio::{Kind, Mapcounts, MmId, Rmap};
+use mmkit_folio::{Kind, Mapcounts, MmId, PIN_BIAS, Rmap};
 use mmkit_pgtable::{Prot, Walk};
 
 use crate::access::page_of;
@@ -194,7 +194,8 @@ impl<C: Mapcounts> World<'_, C> {
         };
         let (order, pages) = (folio.order(), folio.order().frames());
         same("mappings", at, folio.mappings().into(), seen.mappings.into())?;
-        let others = folio.pins() + u32::from(cached) + 1;
+        let pin = if order == Order::ZERO { PIN_BIAS } else { 1 };
+        let others = folio.pins() * pin + u32::from(cached) + 1;
         same("references", at, folio.count().into(), (seen.mappings + others).into())?;
         if order > Order::ZERO {
             same("mappings as a whole", at, folio.entire_mappings().into(), seen.entire.into())?;

@@ -6,7 +6,7 @@ use mmkit_page::{Free, Frozen, MemMap, State};
 use mmkit_sync::atomic::Ordering::Relaxed;
 
 /// Blocks of orders 0 up to 10.
-const ORDERS: usize = 11;
+pub(crate) const ORDERS: usize = 11;
 
 /// Which private word names the next block of a list, and which the one before.
 const NEXT: usize = 0;

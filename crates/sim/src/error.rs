@@ -6,6 +6,7 @@ use std::fmt;
 use mmkit_addr::{Order, VirtAddr, VirtRange};
 use mmkit_folio::{IdsExhausted, MapError};
 use mmkit_frame::AllocError;
+use mmkit_gup::{BadFlags, BadSpan, Refusal};
 use mmkit_pgtable::Error as TableError;
 
 use crate::FileId;
@@ -80,6 +81,14 @@ pub enum Error {
         /// Bytes that the file has.
         bytes: u64,
     },
+    /// The pages are held to be read, not to be written.
+    NotForWriting,
+    /// Pages cannot be held.
+    Refused(Refusal),
+    /// Flags that do not go together.
+    Flags(BadFlags),
+    /// Not a range whose pages could be held.
+    Span(BadSpan),
     /// No memory for a folio.
     Alloc(AllocError),
     /// There are as many address spaces as there can be.
@@ -111,6 +120,10 @@ impl fmt::Display for Error {
             Self::Busy { va } => write!(f, "others have the page at {va:?}"),
             Self::NoFile { file } => write!(f, "there is no {file:?}"),
             Self::PastEnd { file, end, bytes } => write!(f, "{file:?} has {bytes} bytes, not {end}"),
+            Self::NotForWriting => f.write_str("the pages are held to be read, not to be written"),
+            Self::Refused(refusal) => refusal.fmt(f),
+            Self::Flags(error) => error.fmt(f),
+            Self::Span(error) => error.fmt(f),
             Self::Alloc(error) => error.fmt(f),
             Self::Ids(error) => error.fmt(f),
             Self::Tables(error) => write!(f, "page tables: {error}"),
@@ -125,6 +138,9 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
+            Self::Refused(error) => Some(error),
+            Self::Flags(error) => Some(error),
+            Self::Span(error) => Some(error),
             Self::Alloc(error) => Some(error),
             Self::Ids(error) => Some(error),
             Self::Tables(error) => Some(error),
@@ -137,6 +153,29 @@ impl std::error::Error for Error {
 impl From<AllocError> for Error {
     fn from(error: AllocError) -> Self {
         Self::Alloc(error)
+    }
+}
+
+impl From<Refusal> for Error {
+    /// What loads and stores are refused for, too, has the same name here.
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NoArea { va } => Self::NoArea { va },
+            Refusal::NotWritable { va } => Self::ReadOnly { va },
+            refusal => Self::Refused(refusal),
+        }
+    }
+}
+
+impl From<BadFlags> for Error {
+    fn from(error: BadFlags) -> Self {
+        Self::Flags(error)
+    }
+}
+
+impl From<BadSpan> for Error {
+    fn from(error: BadSpan) -> Self {
+        Self::Span(error)
     }
 }
 

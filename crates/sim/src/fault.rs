@@ -10,10 +10,10 @@ use mmkit_pgtable::{Error as TableError, Leaf, Prot, Walk};
 
 use crate::arena::{BYTES, SHIFT};
 use crate::contents::Contents;
-use crate::memory::Memory;
+use crate::memory::{Home, Memory};
 use crate::runs::{PMD, Run};
 use crate::space::PMD_BYTES;
-use crate::vma::Vma;
+use crate::vma::{Vma, Vmas};
 use crate::{AddressSpace, Area, Backing, Error, FileId, PMD_ORDER, World};
 
 /// What a fault is to make possible.
@@ -32,7 +32,11 @@ impl<'w, C: Mapcounts> AddressSpace<'w, C> {
     /// Makes what is at `va` accessible. When this returns, other threads may have changed it again: the caller looks,
     /// and comes back. Linux: `handle_mm_fault`.
     pub(crate) fn fault_in(&self, va: u64, access: Access) -> Result<(), Error> {
-        let vmas = self.vmas.read();
+        self.fault_under(&self.vmas.read(), va, access)
+    }
+
+    /// The same, for those who have the areas for reading.
+    pub(crate) fn fault_under(&self, vmas: &Vmas, va: u64, access: Access) -> Result<(), Error> {
         let vma = vmas.at(VirtAddr::new(va))?;
         if access == Access::Write && !vma.area.write {
             return Err(Error::ReadOnly { va: VirtAddr::new(va) });
@@ -77,7 +81,7 @@ impl<'w, C: Mapcounts> AddressSpace<'w, C> {
             let bytes = BYTES << order.get();
             let start = va & !(bytes - 1);
             let fits = vma.contains(start, start + bytes) && self.runs(start, start + bytes)?.is_empty();
-            let taken = if fits { Some(self.world.memory.take_zeroed(order)) } else { None };
+            let taken = if fits { Some(self.world.memory.take_zeroed(order, Home::Any)) } else { None };
             match (taken, order.checked_sub(1)) {
                 (Some(Ok(frozen)), _) => {
                     let prot = if vma.area.write { Prot::WRITE } else { Prot::READ };
@@ -218,7 +222,7 @@ impl<'w, C: Mapcounts> AddressSpace<'w, C> {
 
     /// A new folio of one page with the contents of `pfn`, which is mapped.
     pub(crate) fn copy_of(&self, pfn: Pfn) -> Result<Frozen<'w, Memory<C>>, Error> {
-        let frozen = self.world.memory.take(Order::ZERO)?;
+        let frozen = self.world.memory.take(Order::ZERO, Home::Any)?;
         self.world.copy_frame(pfn, frozen.pfn());
         Ok(frozen)
     }

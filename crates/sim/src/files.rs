@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use crate::arena::{BYTES, SHIFT};
 use crate::contents::Contents;
-use crate::memory::Memory;
+use crate::memory::{Home, Memory};
 use crate::{Error, PMD_ORDER, World};
 
 /// The name of a file of a [`World`]: a number, which in another world is refused or names another file.
@@ -70,7 +70,7 @@ impl<C: Mapcounts> World<'_, C> {
         }
         let mut file = File { pages: 0, heads: BTreeMap::new() };
         for chunk in bytes.chunks((BYTES << order.get()) as usize) {
-            let frozen = match self.memory.take_zeroed(order) {
+            let frozen = match self.memory.take_zeroed(order, Home::Fixed) {
                 Ok(frozen) => frozen,
                 Err(error) => {
                     file.heads.into_values().for_each(|head| put(&self.memory, head));
@@ -172,7 +172,7 @@ impl<C: Mapcounts> World<'_, C> {
                 return Err(CollapseError::Busy { page: *page, pinned: folio.pins() > 0 });
             }
         }
-        let new = self.memory.take(PMD_ORDER).map_err(Error::from)?;
+        let new = self.memory.take(PMD_ORDER, Home::Fixed).map_err(Error::from)?;
         // From here on nobody writes to the old pages.
         if let Err(error) = unmap() {
             mmkit_page::MemMap::release(&self.memory, new);

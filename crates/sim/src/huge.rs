@@ -9,6 +9,7 @@ use mmkit_pgtable::{Error as TableError, Prot};
 
 use crate::arena::{BYTES, SHIFT};
 use crate::files::CollapseError;
+use crate::memory::Home;
 use crate::runs::Run;
 use crate::space::PMD_BYTES;
 use crate::table_frames::Aside;
@@ -16,7 +17,7 @@ use crate::vma::Vma;
 use crate::{AddressSpace, Backing, Error, PMD_ORDER};
 
 /// Tables between the root and the entry of a PMD, its own included.
-const UPPER_TABLES: usize = 2;
+pub(crate) const UPPER_TABLES: usize = 2;
 
 impl<'w, C: Mapcounts> AddressSpace<'w, C> {
     /// Replaces the PMD that maps `va` by one PTE for each page. Contents and what is allowed stay.
@@ -44,7 +45,8 @@ impl<'w, C: Mapcounts> AddressSpace<'w, C> {
         Ok(())
     }
 
-    fn set_aside(&self, tables: usize) -> Result<Aside<'_, 'w, C>, Error> {
+    /// Frames that the next tables will be made of, whatever else happens.
+    pub(crate) fn set_aside(&self, tables: usize) -> Result<Aside<'_, 'w, C>, Error> {
         let frames = self.tables.env().frames().allocator();
         frames.set_aside(tables).map_err(|error| TableError::Alloc(error).into())
     }
@@ -101,7 +103,7 @@ impl<'w, C: Mapcounts> AddressSpace<'w, C> {
         // Once the old entries are gone, there is no way back: what the new one needs must be there by then. The old ones
         // give their tables back, but others may take those.
         let _aside = self.set_aside(UPPER_TABLES)?;
-        let frozen = self.world.memory.take_zeroed(PMD_ORDER)?;
+        let frozen = self.world.memory.take_zeroed(PMD_ORDER, Home::Any)?;
         if let Err(error) = self.clear(start, start + PMD_BYTES) {
             self.world.memory.release(frozen);
             return Err(error);

@@ -41,6 +41,38 @@
 //! # Ok::<(), mmkit_sim::Error>(())
 //! ```
 //!
+//! # Pins
+//!
+//! A device that accesses pages by itself *pins* them first ([`AddressSpace::pin_range`]): through the walkers of `mmkit-gup`,
+//! which take no lock where everything is mapped as needed. A pinned page stays where it is. It is never copied away from its
+//! address space, forks or not, so the device sees what the threads write, and they what the device writes. Some of the memory
+//! may be kept for what can be moved ([`World::with_movable`]); who pins for long has pages moved out of it first.
+//!
+//! ```
+//! use mmkit_addr::{Order, VirtAddr, VirtRange};
+//! use mmkit_folio::{NoPageMapcount, PowerSums};
+//! use mmkit_gup::Flags;
+//! use mmkit_sim::{Area, World};
+//! use mmkit_sync::atomic::AtomicU64;
+//!
+//! let mut ids = [AtomicU64::new(0)];
+//! let world = World::<NoPageMapcount<PowerSums>>::with_movable(4096, 2048, &mut ids)?;
+//! let space = world.spawn()?;
+//! let start = VirtAddr::new(0x10000);
+//! space.mmap(VirtRange::new(start, 0x10000).unwrap(), Area::anonymous(Order::new(4).unwrap()))?;
+//!
+//! let pin = space.pin_range(start, 0x10000, Flags::PIN | Flags::WRITE | Flags::LONGTERM)?;
+//! assert_eq!(pin.extents().len(), 1);
+//! let child = space.fork()?;
+//! pin.write(0x1ffe, b"by a device")?;
+//! let mut seen = [0; 11];
+//! space.read(VirtAddr::new(0x11ffe), &mut seen)?;
+//! assert_eq!(&seen, b"by a device");
+//! child.read(VirtAddr::new(0x11ffe), &mut seen)?;
+//! assert_eq!(seen, [0; 11]);
+//! # Ok::<(), mmkit_sim::Error>(())
+//! ```
+//!
 //! # Threads
 //!
 //! A world is shared by any number of threads, and so is an address space, as by the threads of a process: all calls take
@@ -58,16 +90,19 @@ mod error;
 mod fault;
 mod files;
 mod fork;
+mod hold;
 mod huge;
 mod locks;
 mod machine;
 mod memory;
+mod migrate;
 mod pin;
 mod runs;
 mod space;
 mod statistics;
 mod table_frames;
 mod touch;
+mod view;
 mod vma;
 mod world;
 

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::ptr::NonNull;
 
-use mmkit_addr::{Order, Pfn, PfnRange};
+use mmkit_addr::{NodeId, Order, Pfn, PfnRange, ZoneId};
 use mmkit_folio::Mapcounts;
 use mmkit_frame::{AllocError, DirectMap, FrameAllocator, Request};
 use mmkit_page::{Folio, Frozen, MemMap, Page, Place, SliceMap};
@@ -13,7 +13,22 @@ use mmkit_sync::atomic::{AtomicU64, Ordering::Relaxed};
 use parking_lot::Mutex;
 
 use crate::arena::{Arena, BYTES, FIRST, SHIFT};
-use crate::buddy::Lists;
+use crate::buddy::{Lists, ORDERS};
+
+/// The zone of frames that are kept free of what cannot be moved. Linux: `ZONE_MOVABLE`.
+pub(crate) const MOVABLE: ZoneId = match ZoneId::new(1) {
+    Some(zone) => zone,
+    None => unreachable!(),
+};
+
+/// What frames are wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Home {
+    /// It can be moved: out of [`MOVABLE`] if possible, or else from anywhere.
+    Any,
+    /// It stays where it is: never out of [`MOVABLE`].
+    Fixed,
+}
 
 /// A memory map that is also the allocator of its frames, and reaches their bytes.
 ///
@@ -24,35 +39,55 @@ use crate::buddy::Lists;
 /// # Invariant
 ///
 /// The type does not leave this crate, and no handle of the kind `Free` leaves this module and `buddy`, which make them under
-/// the lock alone: the rest of the crate maps a `Frozen` or releases it. So while the lists are locked, a block in the state
-/// free is on a list, but for the one in hand.
+/// the lock alone: the rest of the crate maps a `Frozen` or releases it. So while the lists of a zone are locked, a block of it in
+/// the state free is on a list, but for the one in hand. (Zones begin with a block of the largest order, so that no block has
+/// its other half in another zone.)
 pub(crate) struct Memory<C> {
     // Before the arena, whose descriptors it uses.
     map: SliceMap<'static, C>,
-    lists: Mutex<Lists>,
+    /// Free blocks of frames that may be used for anything, and of those of [`MOVABLE`].
+    lists: [Mutex<Lists>; 2],
+    /// The number of the first frame of [`MOVABLE`].
+    first_movable: u64,
     /// How many allocations there are until one fails, that one included; 0 where none is to fail.
     until_failure: AtomicU64,
     arena: Arena,
 }
 
 impl<C: Mapcounts> Memory<C> {
-    /// `frames` frames, all free and zero; `None` where this process cannot have as many.
-    pub(crate) fn new(frames: u64) -> Option<Self> {
+    /// `frames` frames, all free and zero, the last `movable` of them in [`MOVABLE`], or fewer where that zone cannot begin there;
+    /// `None` where this process cannot have as many.
+    pub(crate) fn new(frames: u64, movable: u64) -> Option<Self> {
         let arena = Arena::new(frames)?;
         let range = PfnRange::new(Pfn::new(FIRST)?, frames)?;
         // SAFETY: the arena has a zeroed descriptor for each frame, in one allocation that nobody else accesses and that
         // outlives the map: both are fields of one value, and the map, which cannot be copied, is never lent for longer
         // than that value lives.
         let map = unsafe { SliceMap::from_raw_parts(arena.pages(), range) };
+        let end = range.end();
+        let first_movable = end.saturating_sub(movable).next_multiple_of(1 << (ORDERS - 1)).clamp(FIRST, end);
         let memory =
-            Self { map, lists: Mutex::new(Lists::default()), until_failure: AtomicU64::new(0), arena };
-        memory.initialise(range, Place::default()).ok()?;
-        let mut lists = memory.lists.lock();
-        for pfn in (range.start().get()..range.end()).filter_map(Pfn::new) {
-            lists.give_back(&memory, memory.claim(pfn).ok()?);
+            Self { map, lists: Default::default(), first_movable, until_failure: AtomicU64::new(0), arena };
+        let zones = [(FIRST..first_movable, ZoneId::ZERO), (first_movable..end, MOVABLE)];
+        for (numbers, zone) in zones {
+            let range = PfnRange::new(Pfn::new(numbers.start)?, numbers.end - numbers.start)?;
+            memory.initialise(range, Place::new(NodeId::ZERO, zone)).ok()?;
+            for pfn in numbers.filter_map(Pfn::new) {
+                memory.lists_of(pfn).lock().give_back(&memory, memory.claim(pfn).ok()?);
+            }
         }
-        drop(lists);
         Some(memory)
+    }
+
+    /// The free blocks of the zone of a frame.
+    fn lists_of(&self, pfn: Pfn) -> &Mutex<Lists> {
+        &self.lists[usize::from(self.is_movable(pfn))]
+    }
+
+    /// The free blocks of the zones that may serve, the best first.
+    fn homes(&self, home: Home) -> impl Iterator<Item = &Mutex<Lists>> {
+        let movable = if home == Home::Any { self.lists.last() } else { None };
+        movable.into_iter().chain(self.lists.first())
     }
 
     pub(crate) fn frames(&self) -> u64 {
@@ -60,7 +95,16 @@ impl<C: Mapcounts> Memory<C> {
     }
 
     pub(crate) fn free_frames(&self) -> u64 {
-        self.lists.lock().frames()
+        self.lists.iter().map(|lists| lists.lock().frames()).sum()
+    }
+
+    /// Frames of [`MOVABLE`].
+    pub(crate) fn movable_frames(&self) -> u64 {
+        FIRST + self.frames() - self.first_movable
+    }
+
+    pub(crate) fn is_movable(&self, pfn: Pfn) -> bool {
+        (self.first_movable..FIRST + self.frames()).contains(&pfn.get())
     }
 
     /// See [`World::fail_allocation`](crate::World::fail_allocation).
@@ -75,31 +119,36 @@ impl<C: Mapcounts> Memory<C> {
             && self.until_failure.fetch_update(Relaxed, Relaxed, step) == Ok(1)
     }
 
-    /// A block off the lists, not a compound.
+    /// A block off the lists, not a compound, which stays where it is.
     fn block(&self, order: Order) -> Option<Frozen<'_, Self>> {
-        if self.fails() { None } else { self.lists.lock().take(self, order) }
-    }
-
-    /// A compound that was one before, or else a block off the lists.
-    fn compound(&self, order: Order) -> Option<Frozen<'_, Self>> {
         if self.fails() {
             return None;
         }
-        let mut lists = self.lists.lock();
-        lists.take_whole(self, order).or_else(|| lists.take(self, order))
+        self.homes(Home::Fixed).find_map(|lists| lists.lock().take(self, order))
+    }
+
+    /// A compound that was one before, or else a block off the lists.
+    fn compound(&self, order: Order, home: Home) -> Option<Frozen<'_, Self>> {
+        if self.fails() {
+            return None;
+        }
+        self.homes(home).find_map(|lists| {
+            let mut lists = lists.lock();
+            lists.take_whole(self, order).or_else(|| lists.take(self, order))
+        })
     }
 
     /// A block of `order` in the caller's hands, a compound if it has several frames; contents arbitrary.
-    pub(crate) fn take(&self, order: Order) -> Result<Frozen<'_, Self>, AllocError> {
+    pub(crate) fn take(&self, order: Order, home: Home) -> Result<Frozen<'_, Self>, AllocError> {
         let error = AllocError { request: Request::new(order) };
-        let frozen = self.compound(order).ok_or(error)?;
+        let frozen = self.compound(order, home).ok_or(error)?;
         // Not under the lock: it writes a descriptor for each frame. Single frames and compounds stay what they are.
         Ok(frozen.prep().unwrap_or_else(|other| other.handle))
     }
 
     /// As [`take`](Self::take), and zero.
-    pub(crate) fn take_zeroed(&self, order: Order) -> Result<Frozen<'_, Self>, AllocError> {
-        let frozen = self.take(order)?;
+    pub(crate) fn take_zeroed(&self, order: Order, home: Home) -> Result<Frozen<'_, Self>, AllocError> {
+        let frozen = self.take(order, home)?;
         // SAFETY: nobody else has seen the block.
         unsafe { self.zero(frozen.pfn(), order.frames()) };
         Ok(frozen)
@@ -142,7 +191,7 @@ unsafe impl<C: Mapcounts> MemMap for Memory<C> {
     fn release(&self, frozen: Frozen<'_, Self>) {
         let home = frozen.map();
         // Before the block is free: see the invariant.
-        let mut lists = home.lists.lock();
+        let mut lists = home.lists_of(frozen.pfn()).lock();
         // A block with a frame that the hardware reported is lost.
         if let Ok(free) = frozen.into_free() {
             lists.give_back(home, free);
@@ -187,7 +236,7 @@ unsafe impl<C: Mapcounts> FrameAllocator for Memory<C> {
             }
             std::thread::yield_now();
         };
-        let _lists = self.lists.lock();
+        let _lists = self.lists_of(pfn).lock();
         let mut parts: Vec<_> = frozen.into_free().into_iter().collect();
         while let Some(free) = parts.pop() {
             if free.order() <= to {

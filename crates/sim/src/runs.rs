@@ -46,6 +46,11 @@ impl Run {
         if self.huge { Mapping::Pmd } else { Mapping::Ptes { first: self.index, count: self.pages } }
     }
 
+    /// Entries, each of which is one mapping.
+    pub(crate) fn mappings(&self) -> u32 {
+        if self.huge { 1 } else { self.pages as u32 }
+    }
+
     /// The same entries, for page tables.
     pub(crate) fn entries(&self, prot: Prot) -> Entries {
         let level = if self.huge { PMD } else { Level::LAST };

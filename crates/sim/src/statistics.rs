@@ -28,6 +28,8 @@ pub struct Statistics {
     pub reused: u64,
     /// Write faults that copied their page.
     pub copied: u64,
+    /// Folios that moved to other frames before they were pinned for long.
+    pub moved: u64,
 }
 
 /// The same, live.
@@ -39,6 +41,7 @@ pub(crate) struct Counters {
     pub(crate) exclusive: AtomicU64,
     pub(crate) reused: AtomicU64,
     pub(crate) copied: AtomicU64,
+    pub(crate) moved: AtomicU64,
 }
 
 impl Counters {
@@ -65,6 +68,7 @@ impl Counters {
             exclusive: self.exclusive.load(Relaxed),
             reused: self.reused.load(Relaxed),
             copied: self.copied.load(Relaxed),
+            moved: self.moved.load(Relaxed),
         }
     }
 }

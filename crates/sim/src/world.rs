@@ -28,7 +28,17 @@ impl<'i, C: Mapcounts> World<'i, C> {
     ///
     /// [`Error::TooMuch`].
     pub fn new(frames: u64, ids: &'i mut [AtomicU64]) -> Result<Self, Error> {
-        let memory = Memory::new(frames).ok_or(Error::TooMuch { frames })?;
+        Self::with_movable(frames, 0, ids)
+    }
+
+    /// The same, with the last `movable` of the frames kept for memory that can be moved, as far as they begin with a block of
+    /// 1024 frames: anonymous memory prefers them, and moves out of them before it is pinned for long. Linux: `ZONE_MOVABLE`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooMuch`].
+    pub fn with_movable(frames: u64, movable: u64, ids: &'i mut [AtomicU64]) -> Result<Self, Error> {
+        let memory = Memory::new(frames, movable).ok_or(Error::TooMuch { frames })?;
         Ok(Self { memory, ids: MmIds::new(ids), counters: Counters::default(), files: Files::default() })
     }
 
@@ -50,6 +60,18 @@ impl<'i, C: Mapcounts> World<'i, C> {
     #[must_use]
     pub fn frames(&self) -> u64 {
         self.memory.frames()
+    }
+
+    /// Frames that are kept for memory that can be moved.
+    #[must_use]
+    pub fn movable_frames(&self) -> u64 {
+        self.memory.movable_frames()
+    }
+
+    /// Whether a frame is one of those.
+    #[must_use]
+    pub fn is_movable(&self, pfn: Pfn) -> bool {
+        self.memory.is_movable(pfn)
     }
 
     /// Frames that nobody uses. A sum at one moment.

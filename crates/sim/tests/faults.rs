@@ -7,6 +7,7 @@ mod common;
 use common::{PAGE, at, order, pages};
 use mmkit_addr::{VirtAddr, VirtRange};
 use mmkit_folio::{Checked, Mapcounts, NoPageMapcount, PageMapcount};
+use mmkit_gup::{FaultError, Refusal};
 use mmkit_sim::{AddressSpace, Area, Error, FileId, World};
 use mmkit_sync::atomic::AtomicU64;
 
@@ -103,7 +104,11 @@ fn fail_each<C: Mapcounts>(what: &str, forked: bool, operation: Operation<C>) ->
         scene.audit(what);
         match result {
             Ok(()) => {}
-            Err(Error::Alloc(_) | Error::Tables(mmkit_pgtable::Error::Alloc(_))) => {
+            Err(
+                Error::Alloc(_)
+                | Error::Tables(mmkit_pgtable::Error::Alloc(_))
+                | Error::Refused(Refusal::Fault { error: FaultError::NoMemory, .. }),
+            ) => {
                 assert!(!all_succeeded, "{what}");
                 failed += 1;
                 assert_kept(what, &before, &scene.snapshot());

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use common::{PAGE, Random, at, order, pages};
 use mmkit_addr::VirtAddr;
 use mmkit_folio::{Checked, Mapcounts, NoPageMapcount, PageMapcount, PowerSums};
+use mmkit_gup::{Flags, Refusal};
 use mmkit_sim::{AddressSpace, Area, Error, World};
 
 const THREADS: usize = 4;
@@ -63,10 +64,11 @@ impl Word {
 }
 
 struct Shared<'s, 'w, C: Mapcounts> {
+    world: &'w World<'w, C>,
     space: &'s AddressSpace<'w, C>,
     words: Vec<[Word; THREADS]>,
-    /// Collapses, splits, pins, forks, moves that succeeded.
-    done: [AtomicU64; 5],
+    /// Collapses, splits, pins, forks, moves that succeeded; writes by devices; long pins that were refused.
+    done: [AtomicU64; 7],
 }
 
 struct Thread<'s, 'w, C: Mapcounts> {
@@ -186,22 +188,45 @@ impl<C: Mapcounts> Thread<'_, '_, C> {
         }
     }
 
-    /// The device sees what is written after the pin, forks or not.
+    /// The device and the thread see what the other writes after the pin, forks and all; and the page stays.
     fn pin(&mut self) {
         let page = self.some_page();
         if page >= FORGOTTEN {
             return;
         }
-        let space = self.shared.space;
-        let read_only = self.random.below(3) == 0;
-        let pin = if read_only { space.pin_to_read(at(page)) } else { space.pin(at(page)) }.unwrap();
+        let Shared { space, world, .. } = *self.shared;
+        let forever = Flags::PIN | Flags::LONGTERM;
+        let flags = [Flags::PIN | Flags::WRITE, forever, forever | Flags::WRITE][self.random.below(3)];
+        let pin = match space.pin_range(at(page), (1 + self.random.below(4)) as u64 * PAGE, flags) {
+            Ok(pin) => pin,
+            // Somebody else has a page of the folio, or is moving it: then it cannot move.
+            Err(Error::Refused(Refusal::Migrate(_))) => return self.did(6),
+            Err(error) => panic!("{error}"),
+        };
         self.did(2);
-        for _ in 0..4 {
-            let value = self.write(page, page).unwrap();
-            let mut seen = [0; 8];
-            pin.read(self.me * 8, &mut seen);
-            assert_eq!(u64::from_le_bytes(seen), value, "the pin on page {page} missed a write");
+        let pfns: Vec<_> = pin.pfns().collect();
+        if flags.contains(Flags::LONGTERM) {
+            assert!(pfns.iter().all(|&pfn| !world.is_movable(pfn)), "pinned for long and movable");
+        }
+        for round in 0..4 {
+            let cell = &self.shared.words[page][self.me];
+            if round % 2 == 0 || !flags.contains(Flags::WRITE) {
+                let value = self.write(page, page).unwrap();
+                let mut seen = [0; 8];
+                pin.read(self.me as u64 * 8, &mut seen);
+                assert_eq!(u64::from_le_bytes(seen), value, "the pin on page {page} missed a write");
+            } else {
+                let next = cell.least() + 1;
+                cell.begin(next);
+                pin.write(self.me as u64 * 8, &next.to_le_bytes()).unwrap();
+                cell.end(next);
+                let seen = read(space, word(page, self.me)).unwrap();
+                assert_eq!(seen, next, "page {page} missed a write of the device");
+                self.did(5);
+            }
             std::thread::yield_now();
+            let stays = space.page(at(page)).unwrap().unwrap().pfn;
+            assert_eq!(stays, pfns[0], "the pinned page {page} has moved");
         }
     }
 
@@ -238,7 +263,7 @@ impl<C: Mapcounts> Thread<'_, '_, C> {
 
 fn run<C: Mapcounts>(seed: u64) {
     let mut ids = [mmkit_sync::atomic::AtomicU64::new(0)];
-    let world = World::<C>::new(1 << 14, &mut ids).unwrap();
+    let world = World::<C>::with_movable(1 << 14, 1 << 13, &mut ids).unwrap();
     let file = world.create_file(&vec![0; 512 * PAGE as usize], order(0)).unwrap();
     let start = world.free_frames();
     let space = world.spawn().unwrap();
@@ -249,7 +274,7 @@ fn run<C: Mapcounts>(seed: u64) {
     space.mmap(pages(FORGOTTEN, 512), Area::anonymous(order(3))).unwrap();
     space.mmap(pages(MOVING[0], 512), Area::anonymous(order(9))).unwrap();
     let words = (0..PAGES).map(|_| <[Word; THREADS]>::default()).collect();
-    let shared = Shared { space: &space, words, done: Default::default() };
+    let shared = Shared { world: &world, space: &space, words, done: Default::default() };
     let random = |me| Random((seed + me as u64) * 0x9e37_79b9 + 1);
     let mut threads =
         Vec::from_iter((0..THREADS).map(|me| Thread { shared: &shared, me, random: random(me) }));
@@ -270,11 +295,13 @@ fn run<C: Mapcounts>(seed: u64) {
             assert_eq!(read(&space, word(page, thread)), Ok(last));
         }
     }
-    for (what, done) in ["collapses", "splits", "pins", "forks", "moves"].iter().zip(&shared.done) {
+    for (what, done) in
+        ["collapses", "splits", "pins", "forks", "moves", "writes by devices"].iter().zip(&shared.done)
+    {
         assert!(done.load(Ordering::Relaxed) > 10, "few {what}: {done:?}");
     }
     let statistics = world.statistics();
-    assert!(statistics.copied > 0 && statistics.exclusive > 0, "{statistics:?}");
+    assert!(statistics.copied > 0 && statistics.exclusive > 0 && statistics.moved > 0, "{statistics:?}");
     drop(space);
     assert_eq!(world.free_frames(), start, "frames leaked");
     let statistics = world.statistics();

@@ -123,9 +123,23 @@ impl RefCount {
     /// not been written.
     #[inline]
     pub fn try_get(&self, n: u32, mut accept: impl FnMut(u32) -> bool) -> Result<u32, GetError> {
+        self.try_get_some(|tag| accept(tag).then_some(n)).map(|(tag, _)| tag)
+    }
+
+    /// As [`try_get`](Self::try_get), of as many references as `amount` says for the tag; `None` refuses the tag. Returns
+    /// the tag and how many.
+    ///
+    /// The exchange that takes the references proves that the tag still is the one that `amount` was asked about. So what
+    /// the tag says of the object's size can decide about their number, and no more are ever taken than that.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_get`](Self::try_get).
+    #[inline]
+    pub fn try_get_some(&self, mut amount: impl FnMut(u32) -> Option<u32>) -> Result<(u32, u32), GetError> {
         // Acquire: pairs with the release of `unfreeze`, `store_unique`, `set_tag` and `swap_tag`.
         let order = mutant!("refcount-try-get-relaxed", Ordering::Acquire, Ordering::Relaxed);
-        self.add(n, &mut accept, order)
+        self.add(&mut amount, order)
     }
 
     /// Takes `n` more references; the caller holds one. Relaxed: whoever holds a reference has seen the object.
@@ -135,11 +149,15 @@ impl RefCount {
     /// As [`try_get`](Self::try_get); a count of 0 means that the caller was wrong about holding one.
     #[inline]
     pub fn get(&self, n: u32) -> Result<u32, GetError> {
-        self.add(n, &mut |_| true, Ordering::Relaxed)
+        self.add(&mut |_| Some(n), Ordering::Relaxed).map(|(tag, _)| tag)
     }
 
     #[inline]
-    fn add(&self, n: u32, accept: &mut impl FnMut(u32) -> bool, order: Ordering) -> Result<u32, GetError> {
+    fn add(
+        &self,
+        amount: &mut impl FnMut(u32) -> Option<u32>,
+        order: Ordering,
+    ) -> Result<(u32, u32), GetError> {
         let mut raw = self.0.load();
         loop {
             let Counted { count, tag } = Counted::from_raw(raw);
@@ -149,16 +167,14 @@ impl RefCount {
                     Err(GetError::Zero)
                 });
             }
-            if !accept(tag) {
-                return Err(GetError::Refused(tag));
-            }
+            let Some(n) = amount(tag) else { return Err(GetError::Refused(tag)) };
             if count > Self::MAX || n > Self::MAX - count {
                 return Err(GetError::Overflow { count, n });
             }
             if n == 0 {
                 // Acquire: pairs with what the compare-exchange below would pair with.
                 fence(Ordering::Acquire);
-                return Ok(tag);
+                return Ok((tag, 0));
             }
             let new = Counted { count: count + n, tag }.raw();
             // The mutants look and then add, as if nothing could happen in between.
@@ -168,7 +184,7 @@ impl RefCount {
                 Ok(self.0.fetch_add(u64::from(n) << 32, order))
             );
             match done {
-                Ok(_) => return Ok(tag),
+                Ok(_) => return Ok((tag, n)),
                 Err(found) => raw = found,
             }
         }

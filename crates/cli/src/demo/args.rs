@@ -17,8 +17,8 @@ pub(crate) const TAIL_WRITE: &str = "tail-write-child";
 /// place; reads all 64 bytes of every descriptor; looks up the head of every frame; takes and drops a reference on every
 /// block; tears all down. Then a child process writes to a shared tail, and is killed by SIGSEGV. Then huge pages are
 /// optimised and restored, and every byte of their descriptors is compared. A device of 1 TiB is added: when can its first
-/// byte be used, and when its last? Another one is pulled while pages of it are held. It ends with what the running kernel spends
-/// on its own descriptors.
+/// byte be used, and when its last? Another one is pulled while pages of it are held. 1 GiB of memory is pinned in three
+/// shapes. It ends with what the running kernel spends on its own descriptors.
 ///
 /// Resident bytes are those that the operating system reports. It needs no privilege, takes less than a minute, and
 /// says what it had to skip.

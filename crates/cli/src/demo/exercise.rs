@@ -10,8 +10,8 @@ use mmkit_vmemmap::{Vmemmap, VmemmapSpace};
 use super::check::{self, Tally};
 use super::env::DemoEnv;
 use super::layout::{Layout, Piece};
-use super::progress::Progress;
 use crate::failure::Failure;
+use crate::progress::Progress;
 
 /// Frames between two looks at the clock.
 const SLICE: u64 = 1 << 18;

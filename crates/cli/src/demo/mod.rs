@@ -14,7 +14,7 @@ mod memory_map;
 mod optimise;
 mod owners;
 mod page;
-mod progress;
+mod pins;
 mod removal;
 mod report;
 mod tail_write;
@@ -54,6 +54,7 @@ const PARTS: &[Part] = &[
     },
     Part { name: "owners", about: "who owns a folio that several address spaces mapped", run: owners::run },
     Part { name: "device", about: "add a device of 1 TiB; pull one that is in use", run: device::run },
+    Part { name: "pins", about: "pin 1 GiB in three shapes", run: pins::run },
     Part { name: "kernel", about: "what the running kernel spends on descriptors", run: kernel::run },
 ];
 

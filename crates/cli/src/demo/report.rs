@@ -8,6 +8,7 @@ use super::device::Device;
 use super::memory_map::{Range, Source};
 use super::optimise::Optimised;
 use super::owners::Owners;
+use super::pins::Pinned;
 use super::removal::Removal;
 use crate::failure::Failure;
 
@@ -30,6 +31,8 @@ pub(super) struct Report {
     pub(super) removal: Option<Removal>,
     /// What two trackers know of a folio that three address spaces mapped and two left.
     pub(super) owners: Vec<Owners>,
+    /// What pins of 1 GiB take, in three shapes.
+    pub(super) pins: Vec<Pinned>,
     /// What the running kernel spends on its own descriptors.
     pub(super) kernel_memmap_bytes: Option<u64>,
     /// What was not done, and why.
@@ -101,6 +104,7 @@ impl Report {
             devices: Vec::new(),
             removal: None,
             owners: Vec::new(),
+            pins: Vec::new(),
             kernel_memmap_bytes: None,
             skipped: Vec::new(),
             seconds: 0.0,
@@ -169,6 +173,7 @@ mod tests {
             devices: Vec::new(),
             removal: None,
             owners: Vec::new(),
+            pins: Vec::new(),
             kernel_memmap_bytes: None,
             skipped: Vec::new(),
             seconds: 0.0,

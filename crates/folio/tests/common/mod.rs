@@ -3,8 +3,8 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 use mmkit_addr::{Order, Pfn, PfnRange};
-use mmkit_folio::{Mapcounts, Mapping, MmId, Rmap};
-use mmkit_page::{Folio, Free, Frozen, MemMap, Page, Place, SliceMap, Template, Words};
+use mmkit_folio::{MapError, Mapcounts, Mapping, MmId, Rmap};
+use mmkit_page::{Folio, Free, Frozen, MemMap, Page, Place, References, SliceMap, Template, Words};
 
 pub(crate) fn mm(id: u32) -> MmId {
     MmId::new(id).unwrap()
@@ -43,6 +43,16 @@ pub(crate) fn with_frozen<C: Mapcounts>(
     map.initialise(map.range(), Place::default()).unwrap();
     let block = frozen(&map, order);
     body(&map, block);
+}
+
+/// Takes back pins that the test has, or that the counts show not to be there.
+pub(crate) fn unpin<'m, M: MemMap<Counts: Mapcounts>>(
+    folio: &Folio<'m, M>,
+    n: u32,
+) -> Result<Option<References<'m, M>>, MapError> {
+    // SAFETY: each test takes back what it pinned; where it asks for more, it is refused, having no other references of so
+    // many pins.
+    unsafe { folio.unpin(n) }
 }
 
 /// The words that hold the folio's counts.

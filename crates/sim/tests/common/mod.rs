@@ -3,8 +3,9 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
-use mmkit_addr::{Order, VirtAddr, VirtRange};
+use mmkit_addr::{Order, Pfn, VirtAddr, VirtRange};
 use mmkit_folio::Mapcounts;
+use mmkit_gup::{Flags, Refusal};
 use mmkit_sim::{AddressSpace, Area, Backing, Error, FileId, Pin, Statistics, World};
 use mmkit_sync::atomic::AtomicU64;
 
@@ -48,8 +49,8 @@ struct Cell {
     write: bool,
     /// Private contents, once there are any.
     own: Option<Vec<u8>>,
-    /// The pin that must see it.
-    pin: Option<usize>,
+    /// The pins that must see it, and which of their pages it is.
+    pins: Vec<(usize, u64)>,
 }
 
 type Model = Vec<Option<Cell>>;
@@ -58,9 +59,13 @@ struct Machine<'w, C: Mapcounts> {
     world: &'w World<'w, C>,
     spaces: Vec<(AddressSpace<'w, C>, Model)>,
     files: Vec<(FileId, Vec<u8>)>,
-    pins: Vec<Pin<'w, C>>,
-    done: [u32; 10],
+    /// What was pinned, and where it was then.
+    pins: Vec<Option<(Pin<'w, C>, Vec<Pfn>)>>,
+    done: [u32; 13],
 }
+
+/// Pins at a time.
+const PINS: usize = 24;
 
 fn contents(files: &[(FileId, Vec<u8>)], cell: &Cell) -> Vec<u8> {
     match (&cell.own, cell.file) {
@@ -80,10 +85,13 @@ impl<'w, C: Mapcounts> Machine<'w, C> {
         };
         assert_eq!(read, Ok(()));
         assert!(out == contents(&self.files, cell), "page {page} of {space:?}");
-        if let Some(pin) = cell.pin {
+        for &(pin, nth) in &cell.pins {
+            let (pinned, pfns) = self.pins[pin].as_ref().unwrap();
             let mut seen = vec![0; PAGE as usize];
-            self.pins[pin].read(0, &mut seen);
+            pinned.read(nth * PAGE, &mut seen);
             assert!(seen == out, "pin {pin} on page {page} of {space:?}");
+            let pfn = space.page(at(page)).unwrap().unwrap().pfn;
+            assert_eq!(pfn, pfns[nth as usize], "page {page} of {space:?} has left pin {pin}");
         }
     }
 
@@ -142,7 +150,7 @@ impl<'w, C: Mapcounts> Machine<'w, C> {
         if made.is_ok() {
             for (nth, cell) in model[first..first + count].iter_mut().enumerate() {
                 let file = file.map(|(which, page, shared)| (which, page + nth, shared));
-                *cell = Some(Cell { file, write: area.write, own: None, pin: None });
+                *cell = Some(Cell { file, write: area.write, own: None, pins: Vec::new() });
             }
             assert_eq!(matches!(area.backing, Backing::File { .. }), file.is_some());
         }
@@ -159,6 +167,96 @@ impl<'w, C: Mapcounts> Machine<'w, C> {
             }
         };
         (from..PAGES).chain(0..from).find(good).unwrap_or(from)
+    }
+
+    /// A device pins some pages: which kind of operation that was.
+    fn pin(&mut self, random: &mut Random, space: usize, first: usize, count: usize) -> usize {
+        if self.pins.len() - self.pins.iter().filter(|pin| pin.is_none()).count() >= PINS {
+            return 9;
+        }
+        let hold = if random.below(8) == 0 { Flags::GET } else { Flags::PIN };
+        let mut flags = hold;
+        flags.set(Flags::WRITE, random.below(3) > 0);
+        flags.set(Flags::LONGTERM, hold == Flags::PIN && random.below(2) == 0);
+        let (space, model) = &mut self.spaces[space];
+        let pin = match space.pin_range(at(first), count as u64 * PAGE, flags) {
+            Ok(pin) => pin,
+            Err(Error::NoArea { .. } | Error::ReadOnly { .. } | Error::Refused(Refusal::Migrate(_))) => {
+                return 9;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        let pinned = (pin.bytes() / PAGE) as usize;
+        match pin.stopped() {
+            None => assert_eq!(pinned, count),
+            Some(Refusal::NoArea { va } | Refusal::NotWritable { va }) => assert_eq!(va, at(first + pinned)),
+            Some(Refusal::Migrate(_)) => {}
+            Some(other) => panic!("{other}"),
+        }
+        let pfns: Vec<_> = pin.pfns().collect();
+        assert_eq!(pfns.len(), pinned);
+        if flags.contains(Flags::LONGTERM) {
+            assert!(pfns.iter().all(|&pfn| !self.world.is_movable(pfn)), "pinned for long and movable");
+        }
+        if hold == Flags::GET {
+            // A reference alone does not keep a page from being copied away, so there is nothing to be seen later.
+            let mut seen = vec![0; PAGE as usize];
+            pin.read((pinned as u64 - 1) * PAGE, &mut seen);
+            assert!(seen == contents(&self.files, model[first + pinned - 1].as_ref().unwrap()));
+            return 9;
+        }
+        for (nth, cell) in model[first..first + pinned].iter_mut().flatten().enumerate() {
+            let shared = cell.file.is_some_and(|(_, _, shared)| shared);
+            let private = cell.own.is_some() || cell.file.is_none();
+            // Of a page of a file that nobody wrote yet, only who writes it or has it for long gets a copy.
+            if shared || private || flags.intersects(Flags::WRITE | Flags::LONGTERM) {
+                cell.own = if shared { None } else { Some(contents(&self.files, cell)) };
+                cell.pins.push((self.pins.len(), nth as u64));
+            }
+        }
+        self.pins.push(Some((pin, pfns)));
+        7
+    }
+
+    /// A device lets go of its pages.
+    fn unpin(&mut self, random: &mut Random) -> usize {
+        let live: Vec<_> = (0..self.pins.len()).filter(|&pin| self.pins[pin].is_some()).collect();
+        if live.len() < PINS / 2 {
+            return 9;
+        }
+        let gone = live[random.below(live.len())];
+        self.pins[gone] = None;
+        for cell in self.spaces.iter_mut().flat_map(|(_, model)| model.iter_mut().flatten()) {
+            cell.pins.retain(|&(pin, _)| pin != gone);
+        }
+        10
+    }
+
+    /// A device writes to a page that it has: who has the page still sees it.
+    fn write_by_device(&mut self, random: &mut Random) -> usize {
+        let mut found = None;
+        for (space, (_, model)) in self.spaces.iter().enumerate() {
+            let start = random.below(PAGES);
+            let pinned = |&page: &usize| model[page].as_ref().is_some_and(|cell| !cell.pins.is_empty());
+            found = found.or((start..PAGES).chain(0..start).find(pinned).map(|page| (space, page)));
+        }
+        let Some((space, page)) = found else { return 9 };
+        let cell = self.spaces[space].1[page].as_mut().unwrap();
+        let (pin, nth) = cell.pins[random.below(cell.pins.len())];
+        let (offset, byte) = (random.below(PAGE as usize), random.below(256) as u8);
+        match self.pins[pin].as_ref().unwrap().0.write(nth * PAGE + offset as u64, &[byte]) {
+            Err(Error::NotForWriting) => 9,
+            Err(error) => panic!("{error}"),
+            Ok(()) => {
+                if let Some((file, page, true)) = cell.file {
+                    self.files[file].1[page * PAGE as usize + offset] = byte;
+                } else {
+                    cell.own.as_mut().unwrap()[offset] = byte;
+                }
+                self.check_page(space, page);
+                11
+            }
+        }
     }
 
     fn step(&mut self, random: &mut Random) {
@@ -194,7 +292,7 @@ impl<'w, C: Mapcounts> Machine<'w, C> {
                 let (space, model) = &mut self.spaces[space];
                 space.dont_need(pages(first, count)).unwrap();
                 for cell in model[first..first + count].iter_mut().flatten() {
-                    (cell.own, cell.pin) = (None, None);
+                    (cell.own, cell.pins) = (None, Vec::new());
                 }
                 2
             }
@@ -222,7 +320,7 @@ impl<'w, C: Mapcounts> Machine<'w, C> {
                     let (parent, model) = &mut self.spaces[space];
                     let child = parent.fork().unwrap();
                     let mut copy = model.clone();
-                    copy.iter_mut().flatten().for_each(|cell| cell.pin = None);
+                    copy.iter_mut().flatten().for_each(|cell| cell.pins.clear());
                     self.spaces.push((child, copy));
                 } else {
                     drop(self.spaces.swap_remove(space));
@@ -244,23 +342,9 @@ impl<'w, C: Mapcounts> Machine<'w, C> {
                 Err(Error::NoArea { .. } | Error::NotHuge { .. }) => 9,
                 Err(error) => panic!("{error}"),
             },
-            16 if self.pins.len() < 20 => {
-                let (space, model) = &mut self.spaces[space];
-                match space.pin(at(first)) {
-                    Ok(pin) => {
-                        let private = contents(&self.files, model[first].as_ref().unwrap());
-                        let cell = model[first].as_mut().unwrap();
-                        if !cell.file.is_some_and(|(_, _, shared)| shared) {
-                            cell.own = Some(private);
-                        }
-                        cell.pin = Some(self.pins.len());
-                        self.pins.push(pin);
-                        7
-                    }
-                    Err(Error::NoArea { .. } | Error::ReadOnly { .. }) => 9,
-                    Err(error) => panic!("{error}"),
-                }
-            }
+            16..18 => self.pin(random, space, first, count),
+            18 => self.unpin(random),
+            19..21 => self.write_by_device(random),
             _ => {
                 for _ in 0..4 {
                     let page = (first + random.below(count)).min(PAGES - 1);
@@ -281,7 +365,8 @@ impl<'w, C: Mapcounts> Machine<'w, C> {
 /// Runs `steps` random operations on up to five address spaces, each against the model; nothing may be left behind.
 pub(crate) fn run<C: Mapcounts>(seed: u64, steps: u32) -> Statistics {
     let mut ids = [const { AtomicU64::new(0) }; 1];
-    let world = World::<C>::new(1 << 15, &mut ids).unwrap();
+    // A quarter of it is kept for what can move: not all pages find room there.
+    let world = World::<C>::with_movable(1 << 15, 1 << 13, &mut ids).unwrap();
     let mut random = Random(seed);
     let files = FILES.map(|(k, pages)| {
         let bytes: Vec<u8> = (0..pages * PAGE as usize).map(|i| (i / 61 + i / 4096) as u8).collect();
@@ -289,20 +374,22 @@ pub(crate) fn run<C: Mapcounts>(seed: u64, steps: u32) -> Statistics {
     });
     let start = world.free_frames();
     let spaces = (0..2).map(|_| (world.spawn().unwrap(), vec![None; PAGES])).collect();
-    let mut machine = Machine { world: &world, spaces, files: files.into(), pins: Vec::new(), done: [0; 10] };
+    let mut machine = Machine { world: &world, spaces, files: files.into(), pins: Vec::new(), done: [0; 13] };
     for step in 0..steps {
         machine.step(&mut random);
         if step % 64 == 63 {
             let spaces: Vec<_> = machine.spaces.iter().map(|(space, _)| space).collect();
             let audit = world.audit(&spaces).unwrap_or_else(|error| panic!("{error}"));
             // Pinned frames may be in no page table any more; a pinned folio is kept whole.
-            assert!(machine.pins.len() as u64 * 512 >= audit.missing, "{} frames leaked", audit.missing);
+            let held: usize = machine.pins.iter().flatten().map(|(_, pfns)| pfns.len()).sum();
+            assert!(held as u64 * 512 >= audit.missing, "{} frames leaked", audit.missing);
         }
         if step % 512 == 511 {
             machine.check_all();
         }
     }
     machine.check_all();
+    machine.done[12] = world.statistics().moved as u32;
     assert!(machine.done.iter().all(|&n| n > 0), "each kind of operation succeeded: {:?}", machine.done);
     drop(machine);
     let statistics = world.statistics();

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How far a piece of work has come. Shown after [`PATIENCE`], where stderr is a terminal; gone when dropped.
-pub(super) struct Progress {
+pub(crate) struct Progress {
     bar: ProgressBar,
     begun: Instant,
     shown: bool,
@@ -17,7 +17,7 @@ pub(super) struct Progress {
 
 impl Progress {
     /// Work called `what`, of `total` steps.
-    pub(super) fn new(what: String, total: u64) -> Self {
+    pub(crate) fn new(what: String, total: u64) -> Self {
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden()).with_message(what);
         if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {percent}%, {eta} left") {
             bar.set_style(style);
@@ -26,7 +26,7 @@ impl Progress {
     }
 
     /// `steps` more are done.
-    pub(super) fn advance(&mut self, steps: u64) {
+    pub(crate) fn advance(&mut self, steps: u64) {
         self.bar.inc(steps);
         if !self.shown && self.begun.elapsed() > PATIENCE {
             // Draws nothing where stderr is no terminal.

@@ -1,0 +1,538 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From the entries of a row to runs that are held.
+//!
+//! The same walk serves with and without the table's lock. Without, every entry is looked at again under the references
+//! that were taken because of it.
+
+use mmkit_addr::{Order, Pfn, VirtAddr};
+use mmkit_folio::{Hold, MapError, Rmap, RunHold};
+use mmkit_page::{Folio, GetError, PageFlags, PinPolicy, PinUse, PinVerdict, Reader};
+use mmkit_sync::atomic::{AtomicU64, Ordering, fence};
+use mmkit_sync::{SeqSample, mutant};
+
+use crate::batch::{Batch, Piece};
+use crate::{
+    AddressSpace, Area, AreaFlags, FaultFlags, FileKind, Flags, Format, LeafFlags, Refusal, Request, Row,
+    Run, Slot,
+};
+
+/// Folios, or entries, by which descriptors are asked for before they are needed.
+const AHEAD: u64 = 8;
+
+/// What a walk does with what it holds.
+pub(crate) trait Visit<A: AddressSpace> {
+    /// The most pages that it can take now.
+    fn room(&self) -> u64;
+
+    /// Whether what is taken stays held, instead of being given back at once.
+    const KEEPS: bool = true;
+
+    /// Takes the first pages of `run`; how many.
+    fn take(&mut self, run: Run) -> u32;
+
+    /// Whether the walk goes on past a folio that has to move before it can be held.
+    fn must_move(&mut self, space: &A, folio: &Folio<'_, A::Map>) -> bool {
+        let _ = (space, folio);
+        false
+    }
+}
+
+/// Why a walk of a row ended before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// A fault of this kind.
+    Fault(FaultFlags),
+    /// An entry changed, or what it led to went.
+    Again,
+    /// A folio has to move.
+    Move,
+    /// Nothing helps.
+    Stop(Refusal),
+}
+
+/// How far a walk of a row came.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Step {
+    /// Pages that were taken, or passed over as the visitor wanted.
+    pub(crate) pages: u64,
+    /// Why not more; `None` at the end of the row.
+    pub(crate) need: Option<Need>,
+}
+
+/// A walk of one address space.
+pub(crate) struct Walk<'m, A: AddressSpace> {
+    pub(crate) space: &'m A,
+    pub(crate) request: Request,
+    /// What each page gets.
+    pub(crate) hold: Hold,
+    pub(crate) format: Format,
+    usage: PinUse,
+    /// Without locks: a count of [`AddressSpace::write_protect_seq`], if pages are pinned.
+    lockless: Option<Option<SeqSample>>,
+    /// With locks: the area.
+    pub(crate) area: Option<Area>,
+}
+
+/// A run of entries, as far as nothing is held of it yet: consecutive frames, with one permission.
+struct EntryRun {
+    pfn: Pfn,
+    pages: u64,
+    flags: LeafFlags,
+    /// The first entry, but for bits that are ignored.
+    raw: u64,
+}
+
+impl EntryRun {
+    const NONE: Self = Self { pfn: Pfn::ZERO, pages: 0, flags: LeafFlags::empty(), raw: 0 };
+}
+
+impl<'m, A: AddressSpace> Walk<'m, A> {
+    /// A walk with the tables locked. The area comes with each row.
+    pub(crate) fn locked(space: &'m A, request: Request, hold: Hold) -> Self {
+        let (format, usage) = (space.format(), request.usage());
+        Self { space, request, hold, format, usage, lockless: None, area: None }
+    }
+
+    /// A walk without locks; `None` while somebody takes pages away from their writers.
+    pub(crate) fn lockless(space: &'m A, request: Request) -> Option<Self> {
+        let hold = if request.is_pin() { Hold::Pin } else { Hold::Get };
+        let sample = match hold {
+            Hold::Pin => Some(space.write_protect_seq().sample()?),
+            Hold::Get => None,
+        };
+        Some(Self { lockless: Some(sample), ..Self::locked(space, request, hold) })
+    }
+
+    /// Walks `row`, whose first entry translates `at`, for at most `pages` pages.
+    pub(crate) fn row<V: Visit<A>>(
+        &self,
+        frames: &Reader<'m, A::Map>,
+        row: Row<'_>,
+        (at, pages): (VirtAddr, u64),
+        visit: &mut V,
+    ) -> Step {
+        let span = row.order().frames();
+        let mut batch = Batch::new();
+        let mut done = 0;
+        // From the first frame that the row maps on.
+        let skip = (at.get() >> self.format.base_shift) & (span - 1);
+        let pages = pages.min((row.len() as u64).saturating_mul(span).saturating_sub(skip));
+        let mut need = None;
+        let mut ahead = EntryRun::NONE;
+        while done < pages && need.is_none() {
+            let mut held = 0;
+            let most = (pages - done).min(visit.room());
+            if most == 0 {
+                return Step { pages: done, need: Some(Need::Stop(Refusal::NoRoom)) };
+            }
+            while held < most && !batch.is_full() {
+                let place = skip + done + held;
+                if ahead.pages == 0 {
+                    match self.entries(row, place, pages - done - held, self.address(at, done + held)) {
+                        Ok(run) => ahead = run,
+                        Err(why) => {
+                            need = Some(why);
+                            break;
+                        }
+                    }
+                }
+                let (got, why) = self.grab(frames, &mut ahead, (row.order(), place), most - held, &mut batch);
+                held += got;
+                if why.is_some() {
+                    need = why;
+                    break;
+                }
+            }
+            if !batch.is_empty() {
+                let (taken, why) = self.commit(row, at, &mut batch, visit);
+                done += taken;
+                if why.is_some() {
+                    need = why;
+                }
+            }
+        }
+        let need = match need {
+            None if row.is_empty() => Some(Need::Fault(self.wanted())),
+            need => need,
+        };
+        Step { pages: done, need }
+    }
+
+    fn address(&self, at: VirtAddr, pages: u64) -> VirtAddr {
+        VirtAddr::new(at.get().wrapping_add(pages << self.format.base_shift))
+    }
+
+    /// The fault that makes a page at all accessible as asked.
+    fn wanted(&self) -> FaultFlags {
+        if self.request.is_write() { FaultFlags::WRITE } else { FaultFlags::empty() }
+    }
+
+    /// The run of entries that begins `place` frames after the start of the row, for at most `most` pages. No descriptor is
+    /// looked at.
+    #[inline]
+    fn entries(&self, row: Row<'_>, place: u64, most: u64, va: VirtAddr) -> Result<EntryRun, Need> {
+        let (order, cells) = (row.order(), row.cells());
+        let first = (place >> order.get()) as usize;
+        let skip = place & order.mask();
+        let Some(cell) = cells.get(first) else { return Err(Need::Again) };
+        let raw = cell.load(Ordering::Relaxed) & self.format.mask();
+        let (pfn, flags) = match self.space.decode(raw, order) {
+            Slot::Leaf { pfn, flags } => (pfn, flags),
+            Slot::Absent => return Err(Need::Fault(self.wanted())),
+            Slot::Special => return Err(Need::Stop(Refusal::NoPages { va })),
+        };
+        if flags.contains(LeafFlags::HINT)
+            && (self.lockless.is_some() || self.request.flags().contains(Flags::HONOR_HINT))
+        {
+            return Err(Need::Fault(self.wanted()));
+        }
+        if self.request.is_write() && !flags.contains(LeafFlags::WRITE) && !self.may_force(flags) {
+            return Err(Need::Fault(self.wanted()));
+        }
+        if order > Order::ZERO && self.request.flags().contains(Flags::SPLIT) {
+            return Err(Need::Fault(FaultFlags::SPLIT));
+        }
+        let pfn = pfn.checked_add(skip).ok_or(Need::Stop(Refusal::NoPages { va }))?;
+        let last = ((place + most - 1) >> order.get()) as usize;
+        let rest = &cells[first + 1..cells.len().min(last + 1)];
+        let step = self.step(order);
+        let more = matching(rest, raw.wrapping_add(step), step, self.format.mask());
+        // Acquire: pairs with the Release stores that made the entries: what was done to the pages before is seen by those who
+        // hold them.
+        fence(Ordering::Acquire);
+        let pages = (((more as u64 + 1) << order.get()) - skip).min(most);
+        Ok(EntryRun { pfn, pages, flags, raw })
+    }
+
+    /// What the next entry of a run is more than the one before it.
+    #[inline]
+    fn step(&self, order: Order) -> u64 {
+        order.frames() << self.format.step_shift
+    }
+
+    /// Whether a read-only entry may do for a write, if its page turns out to be the address space's own. Linux:
+    /// `can_follow_write_common`.
+    fn may_force(&self, flags: LeafFlags) -> bool {
+        self.request.flags().contains(Flags::FORCE)
+            && !flags.contains(LeafFlags::WATCHED)
+            && self.area.is_some_and(|area| {
+                area.is_cow()
+                    && (!area.flags.contains(AreaFlags::WRITE)
+                        || area.flags.contains(AreaFlags::SHADOW_STACK))
+            })
+    }
+
+    /// Takes holds on the folios of `run`, which begins at `place`, for at most `most` pages and as the batch has room: how many
+    /// pages, and why not more, where that is another reason.
+    #[inline]
+    fn grab(
+        &self,
+        frames: &Reader<'m, A::Map>,
+        run: &mut EntryRun,
+        (order, place): (Order, u64),
+        most: u64,
+        batch: &mut Batch<'m, A::Map>,
+    ) -> (u64, Option<Need>) {
+        let (mut done, most) = (0, most.min(run.pages));
+        while done < most && !batch.is_full() {
+            let pfn = run.pfn;
+            let Some(view) = frames.page(pfn) else {
+                let error = MapError::References(GetError::Absent { pfn });
+                return (done, Some(Need::Stop(Refusal::Count { pfn, error })));
+            };
+            let here = place + done;
+            let left = u32::try_from(most - done).unwrap_or(u32::MAX);
+            let taken = RunHold::try_with(view, left, self.hold, |hold| {
+                let frames = hold.frames();
+                batch.push(Piece { hold, place: here, raw: run.raw, flags: run.flags });
+                u64::from(frames)
+            });
+            let taken = match taken {
+                Ok(taken) => taken,
+                Err(error @ MapError::References(GetError::Overflow { .. })) => {
+                    return (done, Some(Need::Stop(Refusal::Count { pfn, error })));
+                }
+                // What the entry led to is gone, and so is the entry.
+                Err(_) if self.lockless.is_some() => return (done, Some(Need::Again)),
+                Err(error) => return (done, Some(Need::Stop(Refusal::Count { pfn, error }))),
+            };
+            // Where the next ones are likely to be.
+            if taken * AHEAD < run.pages
+                && let Some(next) = pfn.checked_add(taken * AHEAD).and_then(|pfn| frames.page(pfn))
+            {
+                next.prefetch();
+            }
+            // The entry of the next frame is so many further.
+            let entries = ((here + taken) >> order.get()) - (here >> order.get());
+            run.raw = run.raw.wrapping_add(entries.wrapping_mul(self.step(order)));
+            run.pages -= taken;
+            done += taken;
+            match pfn.checked_add(taken) {
+                Some(next) => run.pfn = next,
+                None => run.pages = 0,
+            }
+        }
+        (done, None)
+    }
+
+    /// Looks again at what the holds of a batch follow from, and hands them to `visit`: how many pages, and why not all.
+    /// What is not handed over is given back.
+    #[inline]
+    fn commit<V: Visit<A>>(
+        &self,
+        row: Row<'_>,
+        at: VirtAddr,
+        batch: &mut Batch<'m, A::Map>,
+        visit: &mut V,
+    ) -> (u64, Option<Need>) {
+        if let Some(sample) = self.lockless {
+            // SeqCst: pairs with the fences of those who clear an entry, or change the count, and then look for references or
+            // pins: either they see ours, or we see what they did.
+            mutant!("gup-no-fence", fence(Ordering::SeqCst), ());
+            let unchanged = sample.is_none_or(|sample| {
+                mutant!("gup-no-sequence", self.space.write_protect_seq().unchanged(sample), true)
+            });
+            if !unchanged || !row.is_linked(&self.format) {
+                batch.finish(0);
+                return (0, Some(Need::Again));
+            }
+        }
+        let (mut done, mut kept, mut need) = (0, 0, None);
+        while let Some(piece) = batch.get(kept) {
+            let frames = piece.hold.frames();
+            let (good, why) = if self.is_plain(row, piece) {
+                (frames, None)
+            } else {
+                self.look(row, piece, self.address(at, done), visit)
+            };
+            need = why;
+            if good == 0 {
+                break;
+            }
+            if self.request.flags().contains(Flags::TOUCH) {
+                touch(&piece.hold);
+            }
+            let run = Run {
+                pfn: piece.hold.pfn(),
+                frames: good,
+                head: piece.hold.head(),
+                order: piece.hold.order(),
+                writable: piece.flags.contains(LeafFlags::WRITE),
+            };
+            let taken = visit.take(run);
+            done += u64::from(taken);
+            if taken < good {
+                need = Some(Need::Stop(Refusal::NoRoom));
+            }
+            if taken < frames {
+                batch.cut(kept, taken);
+                kept += usize::from(taken > 0);
+                break;
+            }
+            kept += 1;
+            if need.is_some() {
+                break;
+            }
+        }
+        batch.finish(if V::KEEPS { kept } else { 0 });
+        (done, need)
+    }
+
+    /// Whether all of a piece may be held, and nothing but one look at each thing is needed to see it.
+    #[inline]
+    fn is_plain(&self, row: Row<'_>, piece: &Piece<'m, A::Map>) -> bool {
+        let (order, frames) = (row.order(), piece.hold.frames());
+        if self.lockless.is_some() {
+            let cell = (piece.place >> order.get()) as usize;
+            let cells = (((piece.place & order.mask()) + u64::from(frames) - 1) >> order.get()) as usize + 1;
+            let same =
+                matching(&row.cells()[cell..cell + cells], piece.raw, self.step(order), self.format.mask());
+            if mutant!("gup-no-recheck", same != cells, false) {
+                return false;
+            }
+        }
+        let own =
+            piece.flags.contains(LeafFlags::WRITE) || !self.request.is_pin() && !self.request.is_write();
+        piece.hold.folio().is_some_and(|folio| {
+            own && folio.flags().contains(PageFlags::ANON)
+                && self.space.policy().verdict(folio, self.usage) == PinVerdict::Allow
+        })
+    }
+
+    /// How many pages of a piece may be held, and why not more.
+    #[inline(never)]
+    fn look<V: Visit<A>>(
+        &self,
+        row: Row<'_>,
+        piece: &Piece<'m, A::Map>,
+        va: VirtAddr,
+        visit: &mut V,
+    ) -> (u32, Option<Need>) {
+        let (good, why) =
+            if self.lockless.is_some() { self.again(row, piece) } else { (piece.hold.frames(), None) };
+        match self.allowed(&piece.hold, (row.order(), piece.flags), va, visit) {
+            (pages, other @ Some(_)) if pages < good => (pages, other),
+            _ => (good, why),
+        }
+    }
+
+    /// How many frames of a piece are still mapped as they were.
+    fn again(&self, row: Row<'_>, piece: &Piece<'m, A::Map>) -> (u32, Option<Need>) {
+        let (order, frames) = (row.order(), piece.hold.frames());
+        let (cell, skip) = ((piece.place >> order.get()) as usize, piece.place & order.mask());
+        let cells = ((skip + u64::from(frames) - 1) >> order.get()) as usize + 1;
+        let same =
+            matching(&row.cells()[cell..cell + cells], piece.raw, self.step(order), self.format.mask());
+        let same = mutant!("gup-no-recheck", same, cells);
+        if same == cells {
+            return (frames, None);
+        }
+        let good = ((same as u64) << order.get()).saturating_sub(skip).min(frames.into());
+        (good as u32, Some(Need::Again))
+    }
+
+    /// How many pages of `hold` may be held, by what its folio is, and why not more.
+    fn allowed<V: Visit<A>>(
+        &self,
+        hold: &RunHold<'m, A::Map>,
+        (order, flags): (Order, LeafFlags),
+        va: VirtAddr,
+        visit: &mut V,
+    ) -> (u32, Option<Need>) {
+        let read_only = !flags.contains(LeafFlags::WRITE);
+        // Pins of a shared page of zeroes are not counted, so there is no folio here.
+        let Some(folio) = hold.folio() else {
+            return match self.of_file(None, read_only, va) {
+                Ok(()) => (hold.frames(), None),
+                Err(need) => (0, Some(need)),
+            };
+        };
+        match self.space.policy().verdict(folio, self.usage) {
+            PinVerdict::Allow => {}
+            PinVerdict::Refuse(reason) => {
+                return (0, Some(Need::Stop(Refusal::Policy { pfn: hold.pfn(), reason })));
+            }
+            // Migrate, and what is not known yet.
+            _ if visit.must_move(self.space, folio) => {}
+            _ => return (0, Some(Need::Move)),
+        }
+        if !folio.flags().contains(PageFlags::ANON) {
+            return match self.of_file(Some(folio), read_only, va) {
+                Ok(()) => (hold.frames(), None),
+                Err(need) => (0, Some(need)),
+            };
+        }
+        let forced = self.request.is_write();
+        if !read_only || !(self.request.is_pin() || forced) {
+            return (hold.frames(), None);
+        }
+        // An entry that maps all has the flag of the first page.
+        let whole = order > Order::ZERO && order == folio.order();
+        let exclusive = if whole {
+            if folio.is_exclusive(0) { hold.frames().into() } else { 0 }
+        } else {
+            folio.exclusive_pages(hold.index(), hold.frames().into())
+        };
+        let exclusive = mutant!("gup-pins-shared", exclusive, u64::from(hold.frames()));
+        if exclusive >= hold.frames().into() {
+            return (hold.frames(), None);
+        }
+        let fault = if forced { FaultFlags::WRITE | FaultFlags::FORCE } else { FaultFlags::UNSHARE };
+        (exclusive as u32, Some(Need::Fault(fault)))
+    }
+
+    /// Whether a page of a file (or the page of zeroes: `None`) may be held.
+    fn of_file(&self, folio: Option<&Folio<'m, A::Map>>, read_only: bool, va: VirtAddr) -> Result<(), Need> {
+        let longterm = self.request.is_longterm();
+        if read_only && self.request.is_write() {
+            // By force, and the page is not the address space's own yet.
+            return Err(Need::Fault(FaultFlags::WRITE | FaultFlags::FORCE));
+        }
+        if let Some(folio) = folio {
+            match self.space.file(folio) {
+                FileKind::Memory => {}
+                FileKind::Secret => return Err(Need::Stop(Refusal::Secret { va })),
+                FileKind::Tracked | FileKind::Unknown if longterm && self.request.is_write() => {
+                    return Err(Need::Stop(Refusal::TrackedFile { va }));
+                }
+                FileKind::Tracked | FileKind::Unknown => {}
+            }
+        }
+        // Whoever reads for long reads what the area's next writer leaves behind, unless it is copied now.
+        if longterm && read_only && self.area.is_none_or(|area| area.is_cow()) {
+            return Err(Need::Fault(FaultFlags::UNSHARE));
+        }
+        Ok(())
+    }
+}
+
+/// How many of at most `most` pages from `at` on, where `row` begins, are mapped so that an access does not fault, and what the
+/// next one needs. Nothing is held.
+pub(crate) fn passable<A: AddressSpace>(
+    space: &A,
+    format: &Format,
+    row: Row<'_>,
+    (at, most): (VirtAddr, u64),
+    write: bool,
+) -> (u64, Option<Need>) {
+    let order = row.order();
+    let skip = (at.get() >> format.base_shift) & order.mask();
+    let fault = Need::Fault(if write { FaultFlags::WRITE } else { FaultFlags::empty() });
+    if row.is_empty() {
+        return (0, Some(fault));
+    }
+    let pages = |cells: usize| ((cells as u64) << order.get()).saturating_sub(skip).min(most);
+    let (step, mask) = (order.frames() << format.step_shift, !format.ignored);
+    let mut cell = 0;
+    while cell < row.len() && pages(cell) < most {
+        let raw = row.cells()[cell].load(Ordering::Relaxed) & mask;
+        let (need, flags) = match space.decode(raw, order) {
+            Slot::Leaf { flags, .. } => (fault, flags),
+            Slot::Absent => return (pages(cell), Some(fault)),
+            // Nothing to fault in.
+            Slot::Special => (fault, LeafFlags::WRITE),
+        };
+        if write && !flags.contains(LeafFlags::WRITE) || flags.contains(LeafFlags::HINT) {
+            return (pages(cell), Some(need));
+        }
+        cell += 1 + matching(&row.cells()[cell + 1..], raw.wrapping_add(step), step, mask);
+    }
+    (pages(cell), None)
+}
+
+/// Marks the folio as referenced, where it is not yet.
+fn touch<M: mmkit_page::MemMap<Counts: mmkit_folio::Mapcounts>>(hold: &RunHold<'_, M>) {
+    if let Some(folio) = hold.folio()
+        && !folio.flags().contains(PageFlags::REFERENCED)
+    {
+        folio.insert(PageFlags::REFERENCED);
+    }
+}
+
+/// How many of `cells`, from the first on, hold `first`, `first + step` and so on in the bits of `mask`.
+#[inline]
+fn matching(cells: &[AtomicU64], first: u64, step: u64, mask: u64) -> usize {
+    let differs = |cell: &AtomicU64, nth: u64, from: u64| {
+        (cell.load(Ordering::Relaxed) & mask) ^ (from.wrapping_add(nth.wrapping_mul(step)) & mask)
+    };
+    // Most runs are of one entry or of very many.
+    match cells.first() {
+        Some(cell) if differs(cell, 0, first) == 0 => {}
+        _ => return 0,
+    }
+    let (mut same, mut from) = (0, first);
+    let mut chunks = cells.chunks_exact(8);
+    for chunk in chunks.by_ref() {
+        let mut difference = 0;
+        for (nth, cell) in (0..).zip(chunk) {
+            difference |= differs(cell, nth, from);
+        }
+        if difference != 0 {
+            break;
+        }
+        same += 8;
+        from = from.wrapping_add(step.wrapping_mul(8));
+    }
+    let rest = &cells[same..];
+    same + (0..).zip(rest).take_while(|&(nth, cell)| differs(cell, nth, from) == 0).count()
+}
