@@ -26,6 +26,7 @@ pub fn every_crate() {
     black_box(map_counts());
     black_box(page_tables());
     black_box(devices());
+    black_box(mmkit_gup::Request::new(mmkit_gup::Flags::PIN).is_ok());
 
     let mut bytes = black_box([1_u8; 192]);
     let others = black_box([2_u8; 192]);

@@ -83,7 +83,7 @@ impl Area {
             if (!has(AreaFlags::WRITE) || has(AreaFlags::SHADOW_STACK)) && !forced {
                 return Err(Refusal::NotWritable { va });
             }
-        } else if !has(AreaFlags::READ) && !(wants(Flags::FORCE) && has(AreaFlags::MAY_READ)) {
+        } else if !(has(AreaFlags::READ) || wants(Flags::FORCE) && has(AreaFlags::MAY_READ)) {
             return Err(Refusal::NotReadable { va });
         }
         if has(AreaFlags::CLOSED) {

@@ -111,7 +111,11 @@ impl<'m, M: MemMap<Counts: Mapcounts>, D: Dirty<M>> Release<'m, M, D> {
     /// As for [`range`](Self::range), of the frames of each.
     pub unsafe fn extents(&self, extents: &[Extent]) -> Released {
         let mut reader = Some(self.map.enter());
-        extents.iter().fold(Released::default(), |released, extent| {
+        let soon = extents.iter().skip(AHEAD as usize).map(Some).chain(core::iter::repeat(None));
+        extents.iter().zip(soon).fold(Released::default(), |released, (extent, soon)| {
+            if let Some(soon) = soon {
+                prefetch(&reader, soon.pfn, 0, 1);
+            }
             // SAFETY: passed on.
             released.and(unsafe { self.range_in(&mut reader, extent.pfn, extent.frames.into()) })
         })
@@ -137,6 +141,9 @@ impl<'m, M: MemMap<Counts: Mapcounts>, D: Dirty<M>> Release<'m, M, D> {
                 Ok(folio) => {
                     let inside = leading_in(rest, folio.pfn(), span(&folio)).max(1);
                     let count = u32::try_from(inside).unwrap_or(u32::MAX);
+                    if let Some(&Some(soon)) = rest.get(count as usize * AHEAD as usize) {
+                        prefetch(&reader, soon.pfn(), 0, 1);
+                    }
                     // SAFETY: so many holds of its frames.
                     let given = unsafe { self.give(&mut reader, folio, count) };
                     released.note(pfn, count, given);
@@ -274,9 +281,10 @@ impl<'m, M: MemMap<Counts: Mapcounts>, D: Dirty<M>> Release<'m, M, D> {
         let references = match self.hold {
             // SAFETY: the caller has so many pins.
             Hold::Pin => unsafe { folio.unpin(n) }?,
-            // SAFETY: the caller has so many references, of which one is the handle's.
             Hold::Get => {
-                Some(unsafe { References::new(ManuallyDrop::into_inner(folio), n.saturating_sub(1)) })
+                let (folio, others) = (ManuallyDrop::into_inner(folio), n.saturating_sub(1));
+                // SAFETY: the caller has so many references, of which one is the handle's.
+                Some(unsafe { References::new(folio, others) })
             }
         };
         if let Some(frozen) = references.and_then(References::put) {

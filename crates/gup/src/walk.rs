@@ -136,7 +136,7 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
                         }
                     }
                 }
-                let (got, why) = self.grab(frames, &mut ahead, (row.order(), place), most - held, &mut batch);
+                let (got, why) = self.grab(frames, &mut ahead, (row, place), most - held, &mut batch);
                 held += got;
                 if why.is_some() {
                     need = why;
@@ -229,11 +229,11 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
         &self,
         frames: &Reader<'m, A::Map>,
         run: &mut EntryRun,
-        (order, place): (Order, u64),
+        (row, place): (Row<'_>, u64),
         most: u64,
         batch: &mut Batch<'m, A::Map>,
     ) -> (u64, Option<Need>) {
-        let (mut done, most) = (0, most.min(run.pages));
+        let (order, mut done, most) = (row.order(), 0, most.min(run.pages));
         while done < most && !batch.is_full() {
             let pfn = run.pfn;
             let Some(view) = frames.page(pfn) else {
@@ -256,10 +256,10 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
                 Err(_) if self.lockless.is_some() => return (done, Some(Need::Again)),
                 Err(error) => return (done, Some(Need::Stop(Refusal::Count { pfn, error }))),
             };
-            // Where the next ones are likely to be.
-            if taken * AHEAD < run.pages
-                && let Some(next) = pfn.checked_add(taken * AHEAD).and_then(|pfn| frames.page(pfn))
-            {
+            // Where those are likely to be that come soon: in the same run, or where their entries lead.
+            let soon = taken * AHEAD;
+            let next = if soon < run.pages { pfn.checked_add(soon) } else { self.leaf_at(row, here + soon) };
+            if let Some(next) = next.and_then(|pfn| frames.page(pfn)) {
                 next.prefetch();
             }
             // The entry of the next frame is so many further.
@@ -273,6 +273,16 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
             }
         }
         (done, None)
+    }
+
+    /// The frame that the entry of a place leads to, if it is a leaf now.
+    #[inline]
+    fn leaf_at(&self, row: Row<'_>, place: u64) -> Option<Pfn> {
+        let cell = row.cells().get((place >> row.order().get()) as usize)?;
+        match self.space.decode(cell.load(Ordering::Relaxed) & self.format.mask(), row.order()) {
+            Slot::Leaf { pfn, .. } => Some(pfn),
+            Slot::Absent | Slot::Special => None,
+        }
     }
 
     /// Looks again at what the holds of a batch follow from, and hands them to `visit`: how many pages, and why not all.
@@ -381,9 +391,9 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
         let (order, frames) = (row.order(), piece.hold.frames());
         let (cell, skip) = ((piece.place >> order.get()) as usize, piece.place & order.mask());
         let cells = ((skip + u64::from(frames) - 1) >> order.get()) as usize + 1;
-        let same =
+        let found =
             matching(&row.cells()[cell..cell + cells], piece.raw, self.step(order), self.format.mask());
-        let same = mutant!("gup-no-recheck", same, cells);
+        let same = mutant!("gup-no-recheck", found, cells);
         if same == cells {
             return (frames, None);
         }
@@ -428,12 +438,12 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
         }
         // An entry that maps all has the flag of the first page.
         let whole = order > Order::ZERO && order == folio.order();
-        let exclusive = if whole {
+        let found = if whole {
             if folio.is_exclusive(0) { hold.frames().into() } else { 0 }
         } else {
             folio.exclusive_pages(hold.index(), hold.frames().into())
         };
-        let exclusive = mutant!("gup-pins-shared", exclusive, u64::from(hold.frames()));
+        let exclusive = mutant!("gup-pins-shared", found, u64::from(hold.frames()));
         if exclusive >= hold.frames().into() {
             return (hold.frames(), None);
         }

@@ -55,7 +55,6 @@ impl<'m, M: MemMap> References<'m, M> {
 
     /// The folio.
     #[inline]
-    #[must_use]
     pub fn folio(&self) -> &Folio<'m, M> {
         &self.folio
     }

@@ -16,7 +16,7 @@ pub struct FolioHolds {
     pub first: u64,
     /// How many pages are meant.
     pub pages: u32,
-    /// How often the folio is held: once for each page, until they are [coalesced](crate::coalesce).
+    /// How often the folio is held: once for each page, until they are coalesced.
     pub holds: u32,
 }
 
