@@ -222,7 +222,9 @@ mod tests {
             let mut progress = Progress::new(String::new(), 3);
             let kit = measure(bytes, shape, request, batch, 2, &mut progress).unwrap().unwrap();
             assert_eq!((kit.pages, kit.atomics), (8192, atomics), "{shape}: {kit:?}");
-            assert!(kit.extents >= 1 && kit.extents <= 17, "{kit:?}");
+            // Single frames need not be neighbours; each huge page is one piece.
+            let most = if matches!(shape, Shape::Base) { kit.pages } else { 17 };
+            assert!(kit.extents >= 1 && kit.extents <= most, "{shape}: {kit:?}");
             assert!(kit.extents_ns > 0.0 && kit.unpin_pages_ns > 0.0, "{kit:?}");
         }
     }
