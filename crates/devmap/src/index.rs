@@ -35,11 +35,13 @@ impl PagemapIndex {
     }
 
     /// The name as it stands in a head.
+    #[cfg(feature = "alloc")]
     pub(crate) const fn word(self) -> u64 {
         self.0.get() as u64
     }
 
     /// What stands in a head.
+    #[cfg(feature = "alloc")]
     pub(crate) fn of_word(word: u64) -> Option<Self> {
         u32::try_from(word).ok().and_then(NonZeroU32::new).map(Self)
     }
