@@ -7,9 +7,10 @@ use core::ptr::NonNull;
 
 use mmkit_addr::{Geometry, NodeId, Order, Pfn};
 use mmkit_devmap::Registry;
-use mmkit_folio::{CountWords, MmId, PowerSums, Tracker};
+use mmkit_folio::{CountWords, MmId, NoPageMapcount, PowerSums, Tracker};
 use mmkit_frame::Bare;
 use mmkit_frame::{AllocError, DirectMap, FrameAllocator, Frames, Request};
+use mmkit_gup::{Extent, Extents, Flags, Release, Request, Run, Sink};
 use mmkit_page::{MemMap, Page, SliceMap};
 use mmkit_pgtable::{Arm64_4K, Tables, X86_64};
 use mmkit_sync::{Readers, SpinLock};
@@ -24,9 +25,9 @@ pub fn every_crate() {
     black_box(mmkit_vmemmap::TailSlot::new());
     black_box(memory_map());
     black_box(map_counts());
+    black_box(pins());
     black_box(page_tables());
     black_box(devices());
-    black_box(mmkit_gup::Request::new(mmkit_gup::Flags::PIN).is_ok());
 
     let mut bytes = black_box([1_u8; 192]);
     let others = black_box([2_u8; 192]);
@@ -53,6 +54,19 @@ fn map_counts() -> Option<bool> {
     let mm = MmId::new(black_box(7))?;
     PowerSums::add(&words.words(), mm, black_box(3)).ok()?;
     Some(PowerSums::maybe_mapped_shared(&words.words()))
+}
+
+/// Gives back a pin that nobody has.
+fn pins() -> Option<u64> {
+    let mut pages = [const { Page::new() }; 4];
+    let first = Pfn::new(black_box(512))?;
+    let map = SliceMap::<NoPageMapcount<PowerSums>>::counted(&mut pages, first)?;
+    let mut buffer = [Extent::EMPTY; 1];
+    let mut sink = Extents::new(&mut buffer);
+    let writable = Request::new(Flags::from_bits_retain(black_box(6))).ok()?.is_write();
+    sink.push(Run { pfn: first, frames: 1, head: first, order: Order::ZERO, writable });
+    // SAFETY: the frame is free, so there is nothing that could be given back, and it is refused.
+    Some(unsafe { Release::pins(&map).extents(sink.extents()) }.frames)
 }
 
 /// Asks for page tables where there is no memory for them.

@@ -111,14 +111,15 @@ impl<'m, M: MemMap<Counts: Mapcounts>, D: Dirty<M>> Release<'m, M, D> {
     /// As for [`range`](Self::range), of the frames of each.
     pub unsafe fn extents(&self, extents: &[Extent]) -> Released {
         let mut reader = Some(self.map.enter());
-        let soon = extents.iter().skip(AHEAD as usize).map(Some).chain(core::iter::repeat(None));
-        extents.iter().zip(soon).fold(Released::default(), |released, (extent, soon)| {
-            if let Some(soon) = soon {
+        let mut released = Released::default();
+        for (nth, extent) in extents.iter().enumerate() {
+            if let Some(soon) = extents.get(nth + AHEAD as usize) {
                 prefetch(&reader, soon.pfn, 0, 1);
             }
             // SAFETY: passed on.
-            released.and(unsafe { self.range_in(&mut reader, extent.pfn, extent.frames.into()) })
-        })
+            released = released.and(unsafe { self.range_in(&mut reader, extent.pfn, extent.frames.into()) });
+        }
+        released
     }
 
     /// The pages of an array, some of whose entries may be empty. A page may be there as often as it is held. Linux:

@@ -7,6 +7,10 @@ mod folios;
 mod pages;
 
 use mmkit_addr::{Order, Pfn};
+use mmkit_folio::Mapcounts;
+use mmkit_page::MemMap;
+
+use crate::{Dirty, Release, Released};
 
 pub use bytes::{BioVec, Bytes, Segment, Stretch};
 pub use extents::{Extent, Extents};
@@ -38,6 +42,28 @@ pub trait Sink {
     /// Takes the first frames of `run`, which continues the last one at the next address; how many. Fewer than all mean that
     /// it is full.
     fn push(&mut self, run: Run) -> u32;
+}
+
+pub(crate) mod sealed {
+    /// Only this crate's sinks are known to have all that they took.
+    pub trait Sealed {}
+}
+
+/// A sink that has all that it took, to be given back from there. Sealed.
+pub trait Keeper: Sink + sealed::Sealed {
+    /// Whether it never took anything.
+    fn is_fresh(&self) -> bool;
+
+    /// Gives back what it has.
+    ///
+    /// # Safety
+    ///
+    /// It was fresh before walks over an address space with the memory map of `release`, for its kind of hold, put there what it
+    /// has; and that is given back at most once.
+    unsafe fn give_back<M: MemMap<Counts: Mapcounts>, D: Dirty<M>>(
+        &self,
+        release: &Release<'_, M, D>,
+    ) -> Released;
 }
 
 impl<S: Sink + ?Sized> Sink for &mut S {

@@ -380,7 +380,7 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
     ) -> (u32, Option<Need>) {
         let (good, why) =
             if self.lockless.is_some() { self.again(row, piece) } else { (piece.hold.frames(), None) };
-        match self.allowed(&piece.hold, (row.order(), piece.flags), va, visit) {
+        match self.allowed(&piece.hold, piece.flags, va, visit) {
             (pages, other @ Some(_)) if pages < good => (pages, other),
             _ => (good, why),
         }
@@ -405,7 +405,7 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
     fn allowed<V: Visit<A>>(
         &self,
         hold: &RunHold<'m, A::Map>,
-        (order, flags): (Order, LeafFlags),
+        flags: LeafFlags,
         va: VirtAddr,
         visit: &mut V,
     ) -> (u32, Option<Need>) {
@@ -436,15 +436,9 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
         if !read_only || !(self.request.is_pin() || forced) {
             return (hold.frames(), None);
         }
-        // An entry that maps all has the flag of the first page.
-        let whole = order > Order::ZERO && order == folio.order();
-        let found = if whole {
-            if folio.is_exclusive(0) { hold.frames().into() } else { 0 }
-        } else {
-            folio.exclusive_pages(hold.index(), hold.frames().into())
-        };
-        let exclusive = mutant!("gup-pins-shared", found, u64::from(hold.frames()));
-        if exclusive >= hold.frames().into() {
+        let all = u64::from(hold.frames());
+        let exclusive = mutant!("gup-pins-shared", folio.exclusive_pages(hold.index(), all), all);
+        if exclusive >= all {
             return (hold.frames(), None);
         }
         let fault = if forced { FaultFlags::WRITE | FaultFlags::FORCE } else { FaultFlags::UNSHARE };

@@ -11,6 +11,7 @@
 //! | [`frame`] | `frame` | the traits of a frame allocator and a direct map |
 //! | [`page`] | `page` | the 64-byte descriptor, and the states a frame can be in |
 //! | [`folio`] | `folio` | map counts, owners, copy-on-write |
+//! | [`gup`] | `gup` | getting and pinning user pages, by the run |
 //! | [`pgtable`] | `pgtable` | page tables over frames |
 //! | [`vmemmap`] | `vmemmap` | the sparse virtual memory map, with shared tails |
 //! | `devmap` | `devmap`, not by default: it needs a heap | memory of devices: kinds, registry, life cycle |
@@ -26,6 +27,8 @@ pub use mmkit_devmap as devmap;
 pub use mmkit_folio as folio;
 #[cfg(feature = "frame")]
 pub use mmkit_frame as frame;
+#[cfg(feature = "gup")]
+pub use mmkit_gup as gup;
 #[cfg(feature = "page")]
 pub use mmkit_page as page;
 #[cfg(feature = "pgtable")]
@@ -47,6 +50,13 @@ pub mod prelude {
 }
 
 /// The programs of the README, compiled and run.
-#[cfg(all(doctest, feature = "folio", feature = "page", feature = "pgtable", feature = "vmemmap"))]
+#[cfg(all(
+    doctest,
+    feature = "folio",
+    feature = "gup",
+    feature = "page",
+    feature = "pgtable",
+    feature = "vmemmap"
+))]
 #[doc = include_str!("../../../README.md")]
 mod readme {}

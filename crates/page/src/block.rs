@@ -52,6 +52,23 @@ impl<'m, M: MemMap> Block<'m, M> {
         Some(Self { map, page, pfn })
     }
 
+    /// The block whose head is `head`, where this one was made for a frame of it; the map is not asked if that is the head.
+    ///
+    /// # Safety
+    ///
+    /// As for [`new`](Self::new).
+    #[inline(always)]
+    pub(crate) unsafe fn at_head(&self, head: Pfn) -> Option<Self> {
+        // One value is chosen, and not a whole block, which would be put together in memory.
+        let page = if head == self.pfn {
+            self.page
+        } else {
+            // SAFETY: the caller is inside the read side.
+            unsafe { self.map.descriptor(head) }?
+        };
+        Some(Self { map: self.map, page, pfn: head })
+    }
+
     /// As [`new`](Self::new), for callers outside of the read side: a handle keeps the descriptors of its block in
     /// place, but not what a map goes through to find them.
     ///

@@ -289,11 +289,9 @@ impl<'m, M: MemMap> PageView<'m, '_, M> {
     pub unsafe fn adopt(&self) -> Result<Folio<'m, M>, GetError> {
         let pfn = self.block.pfn;
         let head = self.head();
-        let block = if head == pfn {
-            self.block
-        } else {
-            // SAFETY: inside the reader, and from then on the reference keeps the descriptors.
-            unsafe { Block::new(self.block.map, head) }.ok_or(GetError::Absent { pfn: head })?
+        // SAFETY: inside the reader, and from then on the reference keeps the descriptors.
+        let Some(block) = (unsafe { self.block.at_head(head) }) else {
+            return Err(GetError::Absent { pfn: head });
         };
         let info = block.page().info.load();
         if info.count == 0 || !Tag::from_bits(info.tag).is_head_over(head, pfn) {
@@ -317,12 +315,10 @@ impl<'m, M: MemMap> PageView<'m, '_, M> {
                 Tag::from_bits(self.block.page().info.swap_tag(seen.bits()))
             });
             let head = tag.head_of(pfn);
-            let block = if head == pfn {
-                self.block
-            } else {
-                // SAFETY: the block does not outlive this call unless a reference is taken, which keeps its descriptors;
-                // until then the reader that `self` borrows does.
-                unsafe { Block::new(self.block.map, head) }.ok_or(GetError::Absent { pfn: head })?
+            // SAFETY: the block does not outlive this call unless a reference is taken, which keeps its descriptors; until
+            // then the reader that `self` borrows does.
+            let Some(block) = (unsafe { self.block.at_head(head) }) else {
+                return Err(GetError::Absent { pfn: head });
             };
             let info = &block.page().info;
             let accept = |tag: u32| Tag::from_bits(tag).is_head_over(head, pfn);

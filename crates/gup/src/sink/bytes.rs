@@ -4,8 +4,10 @@
 use core::fmt;
 
 use mmkit_addr::{Pfn, PfnRange, PhysAddr};
+use mmkit_folio::Mapcounts;
+use mmkit_page::MemMap;
 
-use crate::{Run, Sink, Span};
+use crate::{Dirty, Keeper, Release, Released, Run, Sink, Span};
 
 /// Consecutive bytes of physical memory. Linux: the `phyr` that was proposed; an entry of a scatter list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +40,7 @@ impl BioVec {
 }
 
 mod sealed {
+    /// The two ways of writing stretches down.
     pub trait Sealed {}
 }
 
@@ -145,6 +148,8 @@ pub struct Bytes<'b, T> {
     tail: u32,
     /// Pages that are still to come.
     left: u64,
+    /// It took something.
+    used: bool,
 }
 
 impl<'b, T: Stretch> Bytes<'b, T> {
@@ -152,7 +157,7 @@ impl<'b, T: Stretch> Bytes<'b, T> {
     #[must_use]
     pub fn new(buffer: &'b mut [T], span: &Span) -> Self {
         let (head, tail) = span.margins();
-        Self { buffer, len: 0, shift: span.base_shift(), head, tail, left: span.page_count() }
+        Self { buffer, len: 0, shift: span.base_shift(), head, tail, left: span.page_count(), used: false }
     }
 
     /// What it has.
@@ -180,7 +185,7 @@ impl<'b, T: Stretch> Bytes<'b, T> {
             *slot = stretch;
             self.len += 1;
         }
-        self.head = 0;
+        (self.head, self.used) = (0, true);
         self.left = self.left.saturating_sub(pages.into());
         if at_end && let Some(last) = self.len.checked_sub(1).and_then(|at| self.buffer.get_mut(at)) {
             last.shorten(self.tail);
@@ -210,6 +215,22 @@ impl<T: Stretch> Sink for Bytes<'_, T> {
             done += pages;
         }
         done
+    }
+}
+
+impl<T: Stretch> super::sealed::Sealed for Bytes<'_, T> {}
+
+impl<T: Stretch> Keeper for Bytes<'_, T> {
+    fn is_fresh(&self) -> bool {
+        self.len == 0 && !self.used
+    }
+
+    unsafe fn give_back<M: MemMap<Counts: Mapcounts>, D: Dirty<M>>(
+        &self,
+        release: &Release<'_, M, D>,
+    ) -> Released {
+        // SAFETY: passed on.
+        unsafe { release.stretches(self.stretches(), self.shift) }
     }
 }
 

@@ -4,8 +4,11 @@
 use core::fmt;
 
 use mmkit_addr::{Order, Pfn, PfnRange};
+use mmkit_folio::Mapcounts;
+use mmkit_page::MemMap;
 
-use crate::{Run, Sink};
+use super::sealed::Sealed;
+use crate::{Dirty, Keeper, Release, Released, Run, Sink};
 
 /// Consecutive frames, each held once. It may have parts of several folios.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -124,6 +127,22 @@ impl Sink for Extents<'_> {
             }
             None => 0,
         }
+    }
+}
+
+impl Sealed for Extents<'_> {}
+
+impl Keeper for Extents<'_> {
+    fn is_fresh(&self) -> bool {
+        self.len == 0
+    }
+
+    unsafe fn give_back<M: MemMap<Counts: Mapcounts>, D: Dirty<M>>(
+        &self,
+        release: &Release<'_, M, D>,
+    ) -> Released {
+        // SAFETY: passed on.
+        unsafe { release.extents(self.extents()) }
     }
 }
 

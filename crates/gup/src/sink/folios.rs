@@ -4,8 +4,11 @@
 use core::fmt;
 
 use mmkit_addr::Pfn;
+use mmkit_folio::Mapcounts;
+use mmkit_page::MemMap;
 
-use crate::{Run, Sink};
+use super::sealed::Sealed;
+use crate::{Dirty, Keeper, Release, Released, Run, Sink};
 
 /// A folio of which consecutive pages are held, each once; or one that is held so often, for its pages from the first on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +89,22 @@ impl Sink for Folios<'_> {
             }
             None => 0,
         }
+    }
+}
+
+impl Sealed for Folios<'_> {}
+
+impl Keeper for Folios<'_> {
+    fn is_fresh(&self) -> bool {
+        self.len == 0
+    }
+
+    unsafe fn give_back<M: MemMap<Counts: Mapcounts>, D: Dirty<M>>(
+        &self,
+        release: &Release<'_, M, D>,
+    ) -> Released {
+        // SAFETY: passed on.
+        unsafe { release.folios(self.folios()) }
     }
 }
 

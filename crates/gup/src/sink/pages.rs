@@ -5,8 +5,11 @@ use core::fmt;
 use core::num::NonZeroU64;
 
 use mmkit_addr::Pfn;
+use mmkit_folio::Mapcounts;
+use mmkit_page::MemMap;
 
-use crate::{Run, Sink};
+use super::sealed::Sealed;
+use crate::{Dirty, Keeper, Release, Released, Run, Sink};
 
 /// A frame in a page array: 8 bytes, and `Option<PageRef>` too, whose `None` is all zero bytes. Linux: `struct page *`.
 ///
@@ -104,6 +107,22 @@ impl Sink for Pages<'_> {
         }
         self.len += frames;
         frames as u32
+    }
+}
+
+impl Sealed for Pages<'_> {}
+
+impl Keeper for Pages<'_> {
+    fn is_fresh(&self) -> bool {
+        self.len == 0
+    }
+
+    unsafe fn give_back<M: MemMap<Counts: Mapcounts>, D: Dirty<M>>(
+        &self,
+        release: &Release<'_, M, D>,
+    ) -> Released {
+        // SAFETY: passed on.
+        unsafe { release.pages(self.pages()) }
     }
 }
 

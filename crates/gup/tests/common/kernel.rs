@@ -7,7 +7,8 @@ impl<'m> Space<'m> {
     /// A block of `order` at frame `first`, nobody's yet.
     pub(crate) fn block(&self, first: u64, order: u8) -> Frozen<'m, Map<'m>> {
         let block = self.map.claim_joined(pfn(first), super::order(order)).unwrap().allocate();
-        if order == 0 { block } else { block.prep().unwrap() }
+        // One that was freed is a compound still.
+        if order == 0 || block.is_compound() { block } else { block.prep().unwrap() }
     }
 
     /// Maps `pages` pages from `page` on to frames from `first` on, as they are: no counts.

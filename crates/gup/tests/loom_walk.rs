@@ -1,0 +1,582 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Walks without locks against everything that is done to what they find, each model with the threads in both roles.
+#![cfg(mmkit_loom)]
+
+use core::mem::ManuallyDrop;
+use core::ptr::NonNull;
+
+use loom::sync::Arc;
+use loom::thread;
+use mmkit_addr::{Order, Pfn, PfnRange, VirtAddr, VirtRange};
+use mmkit_folio::{Cow, Hold, Mapping, MmId, NoPageMapcount, PowerSums, Rmap, RunHold, map_new_anon};
+use mmkit_gup::*;
+use mmkit_page::{Folio, MemMap, Page, PageFlags, Place};
+use mmkit_sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use mmkit_sync::mutant::must_fail;
+use mmkit_sync::{Immovable, InsideReader, ReadSide, SeqCount, mutant};
+
+const SHIFT: u32 = 12;
+const PRESENT: u64 = 1;
+const WRITE: u64 = 2;
+const TABLE: u64 = 4;
+
+type Counts = NoPageMapcount<PowerSums>;
+
+/// A few frames from number 0.
+struct Map(Vec<Page>);
+
+// SAFETY: the descriptors are in a vector that is never changed while the map exists, each frame has its own, and nothing
+// is ever made read-only.
+unsafe impl MemMap for Map {
+    type Read = Immovable;
+    type Counts = Counts;
+
+    fn read_side(&self) -> &Immovable {
+        &Immovable
+    }
+
+    unsafe fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
+        self.0.get(usize::try_from(pfn.get()).ok()?).map(NonNull::from)
+    }
+}
+
+/// A read side that counts who is inside, and refuses to wait rather than to spin: the models end.
+struct Inside(AtomicU32);
+
+struct Guard<'a>(&'a World);
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        // Release: pairs with the acquire of `synchronize`.
+        self.0.readers.0.fetch_sub(1, Ordering::Release);
+    }
+}
+
+impl Inside {
+    fn synchronize(&self) -> Result<(), InsideReader> {
+        // SeqCst: pairs with the fence of `read`.
+        fence(Ordering::SeqCst);
+        // Acquire: pairs with the release with which a reader leaves.
+        if self.0.load(Ordering::Acquire) == 0 { Ok(()) } else { Err(InsideReader) }
+    }
+}
+
+/// An address space with one table of two entries.
+struct World {
+    map: Map,
+    upper: AtomicU64,
+    entries: [AtomicU64; 2],
+    seq: SeqCount,
+    readers: Inside,
+    /// Pages that the walker holds.
+    held: AtomicU32,
+    /// What the other one got done.
+    done: AtomicU32,
+    /// What came out otherwise than expected, to be looked at in the end.
+    surprises: AtomicU32,
+}
+
+// SAFETY: everything is atomic.
+unsafe impl Sync for World {}
+
+fn pfn(n: u64) -> Pfn {
+    Pfn::new(n).unwrap()
+}
+
+fn mm(id: u32) -> MmId {
+    MmId::new(id).unwrap()
+}
+
+fn ptes(first: u64, count: u64) -> Mapping {
+    Mapping::Ptes { first, count }
+}
+
+impl World {
+    /// `frames` frames, of which MM 1 maps the first two: a folio of two pages, or two of one.
+    fn new(frames: u64, pair: bool, bits: u64) -> Self {
+        let map = Map((0..frames).map(|_| Page::new()).collect());
+        map.initialise(PfnRange::new(Pfn::ZERO, frames).unwrap(), Place::default()).unwrap();
+        if pair {
+            let block =
+                map.claim_joined(Pfn::ZERO, Order::new(1).unwrap()).unwrap().allocate().prep().unwrap();
+            let _ = map_new_anon(block, mm(1), ptes(0, 2)).unwrap();
+        } else {
+            for n in 0..2 {
+                let _ = map_new_anon(map.claim(pfn(n)).unwrap().allocate(), mm(1), ptes(0, 1)).unwrap();
+            }
+        }
+        Self {
+            map,
+            upper: AtomicU64::new(TABLE),
+            entries: core::array::from_fn(|n| AtomicU64::new((n as u64) << SHIFT | PRESENT | bits)),
+            seq: SeqCount::new(),
+            readers: Inside(AtomicU32::new(0)),
+            held: AtomicU32::new(0),
+            done: AtomicU32::new(0),
+            surprises: AtomicU32::new(0),
+        }
+    }
+
+    /// The folio of `head`, by the reference of a mapping that the caller's thread has.
+    fn folio(&self, head: u64) -> ManuallyDrop<Folio<'_, Map>> {
+        // SAFETY: a mapping's reference is there for as long as the caller's thread uses this, and `ManuallyDrop` keeps
+        // it from being given back.
+        ManuallyDrop::new(unsafe { Folio::from_raw(&self.map, pfn(head)) }.unwrap())
+    }
+
+    fn expect(&self, as_expected: bool) {
+        self.surprises.fetch_add(u32::from(!as_expected), Ordering::Relaxed);
+    }
+
+    /// Holds `pages` pages without locks, as far as that goes.
+    fn walk(&self, pages: u64, flags: Flags) {
+        let span = Span::pages(&self.format(), VirtAddr::ZERO, pages).unwrap();
+        let mut buffer = [Extent::EMPTY; 2];
+        let request = Request::new(flags | Flags::FAST_ONLY).unwrap();
+        let held = hold(self, span, request, &mut Extents::new(&mut buffer)).unwrap();
+        self.held.store(held.pages as u32, Ordering::Relaxed);
+    }
+
+    fn pin_one(&self) {
+        self.walk(1, Flags::PIN | Flags::WRITE);
+    }
+
+    fn pin_two(&self) {
+        self.walk(2, Flags::PIN | Flags::WRITE);
+    }
+
+    fn pin_to_read(&self) {
+        self.walk(1, Flags::PIN);
+    }
+
+    fn held(&self) -> u32 {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    fn check(&self) {
+        assert_eq!(self.surprises.load(Ordering::Relaxed), 0);
+    }
+
+    /// Takes the entry of page `n`, which maps page `index` of the folio at `head`, away, and gives its reference back.
+    fn zap(&self, n: usize, head: u64, index: u64) {
+        self.entries[n].store(0, Ordering::Relaxed);
+        drop(self.folio(head).remove_mappings(mm(1), ptes(index, 1)).unwrap());
+    }
+}
+
+impl Rows for Guard<'_> {
+    fn row(&self, at: VirtAddr, end: VirtAddr) -> Row<'_> {
+        // Acquire: pairs with the release of who links a table.
+        let upper = self.0.upper.load(Ordering::Acquire);
+        if upper != TABLE {
+            return Row::new(&[], Order::ZERO);
+        }
+        let [first, past] = [at, end].map(|at| (at.get() >> SHIFT) as usize);
+        Row::new(&self.0.entries[first..past], Order::ZERO)
+    }
+}
+
+impl AddressSpace for World {
+    type Map = Map;
+    type Policy = ();
+    type Migrate = ();
+    type Reader<'a> = Guard<'a>;
+    type Locked<'a> = ();
+    type Table<'a> = Guard<'a>;
+
+    fn map(&self) -> &Map {
+        &self.map
+    }
+
+    fn policy(&self) -> &() {
+        &()
+    }
+
+    fn migrate(&self) -> &() {
+        &()
+    }
+
+    fn format(&self) -> Format {
+        Format { base_shift: SHIFT, limit: VirtAddr::new(2 << SHIFT), ignored: 0, step_shift: SHIFT }
+    }
+
+    fn decode(&self, raw: u64, _: Order) -> Slot {
+        if raw & PRESENT == 0 {
+            return Slot::Absent;
+        }
+        let flags = if raw & WRITE == 0 { LeafFlags::empty() } else { LeafFlags::WRITE };
+        Slot::Leaf { pfn: pfn(raw >> SHIFT), flags }
+    }
+
+    fn write_protect_seq(&self) -> &SeqCount {
+        &self.seq
+    }
+
+    fn read(&self) -> Guard<'_> {
+        self.readers.0.fetch_add(1, Ordering::Relaxed);
+        // SeqCst: pairs with the fence of `synchronize`.
+        fence(Ordering::SeqCst);
+        Guard(self)
+    }
+
+    fn lock(&self) {}
+
+    fn area(&self, (): &(), _: VirtAddr) -> Option<Area> {
+        Some(Area { range: VirtRange::new(VirtAddr::ZERO, 2 << SHIFT)?, flags: AreaFlags::READ })
+    }
+
+    fn table(&self, (): &(), _: VirtAddr) -> Guard<'_> {
+        self.read()
+    }
+
+    fn fault_in<'a>(&'a self, (): (), _: VirtAddr, _: FaultFlags) -> Result<Faulted<()>, FaultError> {
+        Err(FaultError::Bad)
+    }
+
+    fn file(&self, _: &Folio<'_, Map>) -> FileKind {
+        FileKind::Memory
+    }
+}
+
+/// `one` and `other` at the same time on what `start` makes, in both roles; then `end`.
+fn race(start: fn() -> World, one: fn(&World), other: fn(&World), end: fn(&World)) {
+    for swapped in [false, true] {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(move || {
+            let world = Arc::new(start());
+            let thread = {
+                let world = Arc::clone(&world);
+                thread::spawn(move || if swapped { one(&world) } else { other(&world) })
+            };
+            if swapped {
+                other(&world)
+            } else {
+                one(&world)
+            }
+            thread.join().unwrap();
+            end(&world);
+            world.check();
+        });
+    }
+}
+
+/// The page is unmapped, freed, and somebody else's by the time that it is pinned.
+fn pin_against_zap_and_reuse() {
+    race(
+        || World::new(2, false, WRITE),
+        World::pin_one,
+        |world| {
+            world.zap(0, 0, 0);
+            if let Ok(free) = world.map.claim(Pfn::ZERO) {
+                let _ = free.allocate().into_folio().into_raw();
+                world.done.store(1, Ordering::Relaxed);
+            }
+        },
+        |world| {
+            let (held, reused) = (world.held(), world.done.load(Ordering::Relaxed));
+            assert!(held + reused < 2, "a pin of what is somebody else's");
+            if let Ok(folio) = world.map.try_get(Pfn::ZERO) {
+                assert_eq!((folio.pins(), folio.count() % 1024), (held, reused + 1));
+            }
+        },
+    );
+}
+
+#[test]
+fn pin_against_zap_and_reuse_2_threads_3_preemptions() {
+    pin_against_zap_and_reuse();
+    must_fail("gup-no-recheck", pin_against_zap_and_reuse);
+    must_fail("refcount-look-then-add", pin_against_zap_and_reuse);
+}
+
+/// A fork shares the page, which was exclusive, while it is pinned to be read. Its entry stays as it is.
+fn pin_against_fork() {
+    race(
+        || World::new(2, false, 0),
+        World::pin_to_read,
+        |world| {
+            let writer = world.seq.try_write().unwrap();
+            // SeqCst: pairs with the fence of the walk.
+            mutant!("model-fork-no-fence", fence(Ordering::SeqCst), ());
+            let forked = world.folio(0).fork(mm(2), ptes(0, 1)).is_ok();
+            drop(writer);
+            world.done.store(forked.into(), Ordering::Relaxed);
+        },
+        |world| {
+            let (pinned, shared) = (world.held(), world.done.load(Ordering::Relaxed));
+            assert!(pinned + shared < 2, "pinned, and no longer its own");
+            assert_eq!(world.folio(0).pins(), pinned);
+            assert_eq!(world.folio(0).is_exclusive(0), shared == 0);
+        },
+    );
+}
+
+#[test]
+fn pin_against_fork_2_threads_3_preemptions() {
+    pin_against_fork();
+    for mutant in ["gup-no-sequence", "gup-no-fence", "model-fork-no-fence"] {
+        must_fail(mutant, pin_against_fork);
+    }
+}
+
+/// A folio of two pages is unmapped and taken apart; its pages are mapped again, as folios of their own.
+fn pin_against_split() {
+    race(
+        || {
+            let world = World::new(2, true, WRITE);
+            // The splitter's.
+            let _ = world.map.try_get(Pfn::ZERO).unwrap().into_raw();
+            world
+        },
+        World::pin_two,
+        |world| {
+            let entries = [0, 1].map(|n| world.entries[n].swap(0, Ordering::Relaxed));
+            // SeqCst: pairs with the fence of the walk.
+            fence(Ordering::SeqCst);
+            drop(world.folio(0).remove_mappings(mm(1), ptes(0, 2)).unwrap());
+            // SAFETY: the reference that was kept above.
+            let folio = unsafe { Folio::from_raw(&world.map, Pfn::ZERO) }.unwrap();
+            match folio.freeze() {
+                Ok(frozen) => {
+                    let (low, high) = frozen.unprep().unwrap().split().unwrap();
+                    for (half, n) in [low, high].into_iter().zip(0..) {
+                        let _ = map_new_anon(half, mm(1), ptes(0, 1)).unwrap();
+                        // Release: pairs with the acquire fence of the walk.
+                        world.entries[n].store(entries[n], Ordering::Release);
+                    }
+                    world.done.store(1, Ordering::Relaxed);
+                }
+                Err(folio) => {
+                    let _ = folio.into_raw();
+                }
+            }
+        },
+        |world| {
+            let held = world.held();
+            if world.done.load(Ordering::Relaxed) == 0 {
+                let folio = world.folio(0);
+                assert_eq!((folio.pins(), folio.count()), (held, held + 1));
+                return;
+            }
+            for n in 0..2 {
+                let folio = world.folio(n);
+                assert_eq!(folio.order(), Order::ZERO);
+                let pins = u32::from(u64::from(held) > n);
+                assert_eq!((folio.pins(), folio.count() % 1024), (pins, 1), "page {n}");
+            }
+        },
+    );
+}
+
+#[test]
+fn pin_against_split_2_threads_3_preemptions() {
+    pin_against_split();
+    must_fail("refcount-look-then-add", pin_against_split);
+}
+
+/// Two folios of one page are unmapped and freed, and their frames come back as one folio of two, which is not mapped here.
+fn pin_against_reuse_at_another_order() {
+    race(
+        || World::new(2, false, WRITE),
+        World::pin_two,
+        |world| {
+            world.zap(0, 0, 0);
+            world.zap(1, 1, 0);
+            let (Ok(low), Ok(high)) = (world.map.claim(pfn(0)), world.map.claim(pfn(1))) else { return };
+            let pair = low.merge(high).unwrap().allocate().prep().unwrap();
+            let _ = pair.into_folio().into_raw();
+            world.done.store(1, Ordering::Relaxed);
+        },
+        |world| {
+            if world.done.load(Ordering::Relaxed) == 1 {
+                let folio = world.folio(0);
+                assert_eq!((world.held(), folio.count(), folio.pins()), (0, 1, 0));
+            }
+        },
+    );
+}
+
+#[test]
+fn pin_against_reuse_at_another_order_2_threads_3_preemptions() {
+    pin_against_reuse_at_another_order();
+    must_fail("gup-no-recheck", pin_against_reuse_at_another_order);
+}
+
+/// The table is unlinked, and its memory used for something else, that looks like entries.
+fn pin_against_the_freeing_of_a_table() {
+    race(
+        || World::new(2, false, WRITE),
+        World::pin_one,
+        |world| {
+            world.upper.store(0, Ordering::Relaxed);
+            if mutant!("model-no-synchronize", world.readers.synchronize().is_ok(), true) {
+                world.entries[0].store(1 << SHIFT | PRESENT | WRITE, Ordering::Relaxed);
+            }
+        },
+        |world| assert!(!world.folio(1).maybe_pinned(), "a pin of what a freed table had in it"),
+    );
+}
+
+#[test]
+fn pin_against_the_freeing_of_a_table_2_threads_3_preemptions() {
+    pin_against_the_freeing_of_a_table();
+    must_fail("model-no-synchronize", pin_against_the_freeing_of_a_table);
+}
+
+/// A page is unmapped, and whoever did so takes its folio for himself if nobody else has it.
+fn get_against_freeze() {
+    race(
+        || {
+            let world = World::new(2, false, 0);
+            let _ = world.map.try_get(Pfn::ZERO).unwrap().into_raw();
+            world
+        },
+        |world| world.walk(1, Flags::GET),
+        |world| {
+            world.zap(0, 0, 0);
+            // SAFETY: the reference that was kept above.
+            let folio = unsafe { Folio::from_raw(&world.map, Pfn::ZERO) }.unwrap();
+            match folio.freeze() {
+                Ok(frozen) => {
+                    world.done.store(1, Ordering::Relaxed);
+                    world.expect(!frozen.flags().contains(PageFlags::REFERENCED));
+                    let _ = frozen.into_folio().into_raw();
+                }
+                Err(folio) => {
+                    let _ = folio.into_raw();
+                }
+            }
+        },
+        |world| {
+            let (held, frozen) = (world.held(), world.done.load(Ordering::Relaxed));
+            assert!(held + frozen < 2, "held, and somebody's alone");
+            assert_eq!(world.folio(0).count(), 1 + held);
+        },
+    );
+}
+
+#[test]
+fn get_against_freeze_2_threads_3_preemptions() {
+    get_against_freeze();
+    must_fail("refcount-freeze-by-store", get_against_freeze);
+    must_fail("gup-no-recheck", get_against_freeze);
+}
+
+/// A page that was shared with a child, which is gone, is written by its owner: who keeps it if nobody else has a
+/// reference, and otherwise gets a copy.
+fn pin_against_reuse_by_a_writer() {
+    race(
+        || {
+            let world = World::new(3, false, 0);
+            let folio = world.map.try_get(Pfn::ZERO).unwrap();
+            let _ = folio.fork(mm(2), ptes(0, 1)).unwrap();
+            drop(folio.remove_mappings(mm(2), ptes(0, 1)).unwrap());
+            drop(folio);
+            world
+        },
+        World::pin_to_read,
+        |world| {
+            let folio = world.map.try_get(Pfn::ZERO).unwrap();
+            match folio.write_fault(0, 1).unwrap() {
+                Cow::Reused | Cow::Exclusive => {
+                    world.entries[0].store(PRESENT | WRITE, Ordering::Relaxed);
+                }
+                Cow::Copy(_) => {
+                    world.entries[0].store(2 << SHIFT | PRESENT | WRITE, Ordering::Relaxed);
+                    world.done.store(1, Ordering::Relaxed);
+                    drop(folio.remove_mappings(mm(1), ptes(0, 1)).unwrap());
+                }
+            }
+        },
+        |world| {
+            let (pinned, copied) = (world.held(), world.done.load(Ordering::Relaxed));
+            assert!(pinned + copied < 2, "a pin of a page that its owner no longer has");
+        },
+    );
+}
+
+#[test]
+fn pin_against_reuse_by_a_writer_2_threads_3_preemptions() {
+    pin_against_reuse_by_a_writer();
+    must_fail("gup-pins-shared", pin_against_reuse_by_a_writer);
+}
+
+/// The last pin of a folio goes while its owner takes it for himself: no pins are left behind in it.
+fn unpin_against_freeze() {
+    race(
+        || {
+            let world = World::new(2, true, WRITE);
+            let _ = world.map.try_get(Pfn::ZERO).unwrap().into_raw();
+            world.pin_one();
+            world.entries.iter().for_each(|entry| entry.store(0, Ordering::Relaxed));
+            drop(world.folio(0).remove_mappings(mm(1), ptes(0, 2)).unwrap());
+            world
+        },
+        |world| {
+            // SAFETY: pinned above.
+            let released = unsafe { Release::pins(&world.map).range(Pfn::ZERO, 1) };
+            world.expect(released == Released { frames: 1, refused: None });
+        },
+        |world| {
+            // SAFETY: the reference that was kept above.
+            let folio = unsafe { Folio::from_raw(&world.map, Pfn::ZERO) }.unwrap();
+            match folio.freeze() {
+                Ok(frozen) => {
+                    let folio = frozen.into_folio();
+                    world.expect(folio.pins() == 0);
+                    let _ = folio.into_raw();
+                }
+                Err(folio) => {
+                    let _ = folio.into_raw();
+                }
+            }
+        },
+        |world| assert_eq!((world.folio(0).pins(), world.folio(0).count()), (0, 1)),
+    );
+}
+
+#[test]
+fn unpin_against_freeze_2_threads_3_preemptions() {
+    unpin_against_freeze();
+    must_fail("refcount-put-relaxed", unpin_against_freeze);
+}
+
+/// A walker gives back what it held, while the folio's owner takes it for himself.
+fn give_back_against_freeze() {
+    race(
+        || {
+            let world = World::new(2, true, WRITE);
+            let _ = world.map.try_get(Pfn::ZERO).unwrap().into_raw();
+            drop(world.folio(0).remove_mappings(mm(1), ptes(0, 2)).unwrap());
+            world
+        },
+        |world| {
+            let reader = world.map.enter();
+            // At once, as where an entry has changed.
+            drop(RunHold::try_new(reader.page(Pfn::ZERO).unwrap(), 2, Hold::Pin));
+        },
+        |world| {
+            // SAFETY: the reference that was kept above.
+            let folio = unsafe { Folio::from_raw(&world.map, Pfn::ZERO) }.unwrap();
+            match folio.freeze() {
+                Ok(frozen) => {
+                    let folio = frozen.into_folio();
+                    // Of the pins that are there now, the references are there too.
+                    world.expect(folio.pins() < folio.count());
+                    let _ = folio.into_raw();
+                }
+                Err(folio) => {
+                    let _ = folio.into_raw();
+                }
+            }
+        },
+        |world| assert_eq!((world.folio(0).pins(), world.folio(0).count()), (0, 1)),
+    );
+}
+
+#[test]
+fn give_back_against_freeze_2_threads_3_preemptions() {
+    give_back_against_freeze();
+    must_fail("pins-references-first", give_back_against_freeze);
+}
