@@ -46,13 +46,11 @@ impl<'m, M: MemMap<Counts: Mapcounts>> Batch<'m, M> {
         self.len == 0
     }
 
-    /// The caller looks whether there is room.
+    /// Where the next piece goes; `None` if there is no room.
     #[inline]
-    pub(crate) fn push(&mut self, piece: Piece<'m, M>) {
-        if let Some(slot) = self.pieces.get_mut(self.len) {
-            slot.write(piece);
-            self.len += 1;
-        }
+    pub(crate) fn vacancy(&mut self) -> Option<Vacancy<'_, 'm, M>> {
+        let slot = self.pieces.get_mut(self.len)?;
+        Some(Vacancy { slot, len: &mut self.len })
     }
 
     /// A piece.
@@ -80,6 +78,20 @@ impl<'m, M: MemMap<Counts: Mapcounts>> Batch<'m, M> {
             // SAFETY: one of the first `len` there were, none of which is initialised any more for `self`.
             unsafe { slot.assume_init_drop() };
         }
+    }
+}
+
+/// Room for a piece, found before there is one: a piece that may have to be dropped again is first put together elsewhere.
+pub(crate) struct Vacancy<'b, 'm, M: MemMap<Counts: Mapcounts>> {
+    slot: &'b mut MaybeUninit<Piece<'m, M>>,
+    len: &'b mut usize,
+}
+
+impl<'m, M: MemMap<Counts: Mapcounts>> Vacancy<'_, 'm, M> {
+    #[inline(always)]
+    pub(crate) fn fill(self, piece: Piece<'m, M>) {
+        self.slot.write(piece);
+        *self.len += 1;
     }
 }
 

@@ -234,7 +234,9 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
         batch: &mut Batch<'m, A::Map>,
     ) -> (u64, Option<Need>) {
         let (order, mut done, most) = (row.order(), 0, most.min(run.pages));
-        while done < most && !batch.is_full() {
+        while done < most
+            && let Some(vacancy) = batch.vacancy()
+        {
             let pfn = run.pfn;
             let Some(view) = frames.page(pfn) else {
                 let error = MapError::References(GetError::Absent { pfn });
@@ -244,7 +246,7 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
             let left = u32::try_from(most - done).unwrap_or(u32::MAX);
             let taken = RunHold::try_with(view, left, self.hold, |hold| {
                 let frames = hold.frames();
-                batch.push(Piece { hold, place: here, raw: run.raw, flags: run.flags });
+                vacancy.fill(Piece { hold, place: here, raw: run.raw, flags: run.flags });
                 u64::from(frames)
             });
             let taken = match taken {
@@ -349,24 +351,34 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
     }
 
     /// Whether all of a piece may be held, and nothing but one look at each thing is needed to see it.
-    #[inline]
+    #[inline(always)]
     fn is_plain(&self, row: Row<'_>, piece: &Piece<'m, A::Map>) -> bool {
-        let (order, frames) = (row.order(), piece.hold.frames());
-        if self.lockless.is_some() {
-            let cell = (piece.place >> order.get()) as usize;
-            let cells = (((piece.place & order.mask()) + u64::from(frames) - 1) >> order.get()) as usize + 1;
-            let same =
-                matching(&row.cells()[cell..cell + cells], piece.raw, self.step(order), self.format.mask());
-            if mutant!("gup-no-recheck", same != cells, false) {
-                return false;
-            }
+        let Some(folio) = piece.hold.folio() else { return false };
+        let same = self.lockless.is_none() || self.is_unchanged(row, piece);
+        if !mutant!("gup-no-recheck", same, true) || !folio.flags().contains(PageFlags::ANON) {
+            return false;
         }
-        let own =
-            piece.flags.contains(LeafFlags::WRITE) || !self.request.is_pin() && !self.request.is_write();
-        piece.hold.folio().is_some_and(|folio| {
-            own && folio.flags().contains(PageFlags::ANON)
-                && self.space.policy().verdict(folio, self.usage) == PinVerdict::Allow
-        })
+        let all = u64::from(piece.hold.frames());
+        let own = piece.flags.contains(LeafFlags::WRITE)
+            || !self.request.is_write()
+                && (!self.request.is_pin() || folio.exclusive_pages(piece.hold.index(), all) == all);
+        own && self.space.policy().verdict(folio, self.usage) == PinVerdict::Allow
+    }
+
+    /// Whether all entries of a piece still are what they were.
+    #[inline(always)]
+    fn is_unchanged(&self, row: Row<'_>, piece: &Piece<'m, A::Map>) -> bool {
+        let (order, frames, mask) = (row.order(), u64::from(piece.hold.frames()), self.format.mask());
+        let first = (piece.place >> order.get()) as usize;
+        let more = (((piece.place & order.mask()) + frames - 1) >> order.get()) as usize;
+        let Some(cells) = row.cells().get(first..=first + more) else { return false };
+        let Some((cell, rest)) = cells.split_first() else { return false };
+        // Folios of one page are many, and have one entry each.
+        (cell.load(Ordering::Relaxed) ^ piece.raw) & mask == 0
+            && (more == 0 || {
+                let step = self.step(order);
+                matching(rest, piece.raw.wrapping_add(step), step, mask) == more
+            })
     }
 
     /// How many pages of a piece may be held, and why not more.
