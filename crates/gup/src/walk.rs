@@ -128,12 +128,10 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
             while held < most && !batch.is_full() {
                 let place = skip + done + held;
                 if ahead.pages == 0 {
-                    match self.entries(row, place, pages - done - held, self.address(at, done + held)) {
-                        Ok(run) => ahead = run,
-                        Err(why) => {
-                            need = Some(why);
-                            break;
-                        }
+                    let va = self.address(at, done + held);
+                    need = self.entries(row, place, pages - done - held, va, &mut ahead);
+                    if need.is_some() {
+                        break;
                     }
                 }
                 let (got, why) = self.grab(frames, &mut ahead, (row, place), most - held, &mut batch);
@@ -167,41 +165,46 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
         if self.request.is_write() { FaultFlags::WRITE } else { FaultFlags::empty() }
     }
 
-    /// The run of entries that begins `place` frames after the start of the row, for at most `most` pages. No descriptor is
-    /// looked at.
+    /// The run of entries that begins `place` frames after the start of the row, for at most `most` pages, goes to `run`; or
+    /// why there is none. No descriptor is looked at.
     #[inline]
-    fn entries(&self, row: Row<'_>, place: u64, most: u64, va: VirtAddr) -> Result<EntryRun, Need> {
+    fn entries(&self, row: Row<'_>, place: u64, most: u64, va: VirtAddr, run: &mut EntryRun) -> Option<Need> {
         let (order, cells) = (row.order(), row.cells());
-        let first = (place >> order.get()) as usize;
-        let skip = place & order.mask();
-        let Some(cell) = cells.get(first) else { return Err(Need::Again) };
+        let (first, skip) = ((place >> order.get()) as usize, place & order.mask());
+        let Some((cell, rest)) = cells.get(first..).and_then(<[_]>::split_first) else {
+            return Some(Need::Again);
+        };
         let raw = cell.load(Ordering::Relaxed) & self.format.mask();
         let (pfn, flags) = match self.space.decode(raw, order) {
             Slot::Leaf { pfn, flags } => (pfn, flags),
-            Slot::Absent => return Err(Need::Fault(self.wanted())),
-            Slot::Special => return Err(Need::Stop(Refusal::NoPages { va })),
+            Slot::Absent => return Some(Need::Fault(self.wanted())),
+            Slot::Special => return Some(Need::Stop(Refusal::NoPages { va })),
         };
-        if flags.contains(LeafFlags::HINT)
-            && (self.lockless.is_some() || self.request.flags().contains(Flags::HONOR_HINT))
-        {
-            return Err(Need::Fault(self.wanted()));
+        if let Some(fault) = self.fault_of(flags, order) {
+            return Some(Need::Fault(fault));
         }
-        if self.request.is_write() && !flags.contains(LeafFlags::WRITE) && !self.may_force(flags) {
-            return Err(Need::Fault(self.wanted()));
-        }
-        if order > Order::ZERO && self.request.flags().contains(Flags::SPLIT) {
-            return Err(Need::Fault(FaultFlags::SPLIT));
-        }
-        let pfn = pfn.checked_add(skip).ok_or(Need::Stop(Refusal::NoPages { va }))?;
-        let last = ((place + most - 1) >> order.get()) as usize;
-        let rest = &cells[first + 1..cells.len().min(last + 1)];
+        let Some(pfn) = pfn.checked_add(skip) else { return Some(Need::Stop(Refusal::NoPages { va })) };
+        let last = ((place + most - 1) >> order.get()) as usize - first;
         let step = self.step(order);
-        let more = matching(rest, raw.wrapping_add(step), step, self.format.mask());
+        let more = matching(&rest[..rest.len().min(last)], raw.wrapping_add(step), step, self.format.mask());
         // Acquire: pairs with the Release stores that made the entries: what was done to the pages before is seen by those who
         // hold them.
         fence(Ordering::Acquire);
         let pages = (((more as u64 + 1) << order.get()) - skip).min(most);
-        Ok(EntryRun { pfn, pages, flags, raw })
+        *run = EntryRun { pfn, pages, flags, raw };
+        None
+    }
+
+    /// The fault that a leaf needs before its pages can be held.
+    #[inline]
+    fn fault_of(&self, leaf: LeafFlags, order: Order) -> Option<FaultFlags> {
+        let wants = |flag| self.request.flags().contains(flag);
+        let noticed = leaf.contains(LeafFlags::HINT) && (self.lockless.is_some() || wants(Flags::HONOR_HINT));
+        let read_only = wants(Flags::WRITE) && !leaf.contains(LeafFlags::WRITE) && !self.may_force(leaf);
+        if noticed || read_only {
+            return Some(self.wanted());
+        }
+        (order > Order::ZERO && wants(Flags::SPLIT)).then_some(FaultFlags::SPLIT)
     }
 
     /// What the next entry of a run is more than the one before it.
