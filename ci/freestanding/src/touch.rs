@@ -10,7 +10,7 @@ use mmkit_devmap::Registry;
 use mmkit_folio::{CountWords, MmId, NoPageMapcount, PowerSums, Tracker};
 use mmkit_frame::Bare;
 use mmkit_frame::{AllocError, DirectMap, FrameAllocator, Frames, Request};
-use mmkit_gup::{Extent, Extents, Flags, Release, Request, Run, Sink};
+use mmkit_gup::{Extent, Extents, Flags, Release, Run, Sink};
 use mmkit_page::{MemMap, Page, SliceMap};
 use mmkit_pgtable::{Arm64_4K, Tables, X86_64};
 use mmkit_sync::{Readers, SpinLock};
@@ -63,7 +63,7 @@ fn pins() -> Option<u64> {
     let map = SliceMap::<NoPageMapcount<PowerSums>>::counted(&mut pages, first)?;
     let mut buffer = [Extent::EMPTY; 1];
     let mut sink = Extents::new(&mut buffer);
-    let writable = Request::new(Flags::from_bits_retain(black_box(6))).ok()?.is_write();
+    let writable = mmkit_gup::Request::new(Flags::from_bits_retain(black_box(6))).ok()?.is_write();
     sink.push(Run { pfn: first, frames: 1, head: first, order: Order::ZERO, writable });
     // SAFETY: the frame is free, so there is nothing that could be given back, and it is refused.
     Some(unsafe { Release::pins(&map).extents(sink.extents()) }.frames)

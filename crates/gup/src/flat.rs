@@ -126,7 +126,7 @@ impl<M: MemMap<Counts: Mapcounts>> AddressSpace for Flat<'_, M> {
         FlatRows(self.entries)
     }
 
-    fn fault_in<'a>(&'a self, (): (), _: VirtAddr, _: FaultFlags) -> Result<Faulted<()>, FaultError> {
+    fn fault_in(&self, (): (), _: VirtAddr, _: FaultFlags) -> Result<Faulted<()>, FaultError> {
         Err(FaultError::Bad)
     }
 

@@ -130,7 +130,7 @@ fn what_is_not_pinned_is_refused_where_the_counts_show_it() {
     assert_eq!(refused(17, 1).refused, Some((pfn(17), unreferenced)));
     let absent = MapError::References(GetError::Absent { pfn: pfn(1 << 30) });
     assert_eq!(refused(1 << 30, 1).refused, Some((pfn(1 << 30), absent)));
-    held(&space, 8, 1, PIN_W).unwrap();
+    let _kept = held(&space, 8, 1, PIN_W).unwrap();
     assert_eq!(refused(16, 2), Released { frames: 1, refused: Some((pfn(17), unreferenced)) });
     assert_eq!((space.counts(8), space.counts(16)), ((8, 0), (1, 0)));
     assert_eq!(refused(Pfn::MAX.get(), 5).frames, 0);
@@ -277,7 +277,7 @@ fn areas_and_entries_that_cannot_be_held() {
     let map = map(&mut pages);
     let space = Space::new(&map, 3, 4);
     space.area_at(0, 8, ANON_RW | AreaFlags::NO_PAGES);
-    space.area_at(8, 8, ANON_RW - AreaFlags::ANON | AreaFlags::HUGETLB);
+    space.area_at(8, 8, (ANON_RW - AreaFlags::ANON) | AreaFlags::HUGETLB);
     space.area_at(16, 4, ANON_RW | AreaFlags::SECRET);
     space.area_at(20, 4, ANON_RW | AreaFlags::CLOSED);
     space.area_at(24, 4, ANON_RW | AreaFlags::SHADOW_STACK);
@@ -324,9 +324,9 @@ fn folios_are_marked_as_referenced_on_demand() {
     let map = map(&mut pages);
     let space = Space::new(&map, 3, 1).anonymous();
     space.map_anon(0, 8, 0, WRITE);
-    held(&space, 0, 1, PIN_W).unwrap();
+    let _kept = held(&space, 0, 1, PIN_W).unwrap();
     assert!(!space.folio(8).flags().contains(PageFlags::REFERENCED));
-    held(&space, 0, 1, PIN_W | Flags::TOUCH).unwrap();
+    let _kept = held(&space, 0, 1, PIN_W | Flags::TOUCH).unwrap();
     assert!(space.folio(8).flags().contains(PageFlags::REFERENCED));
 }
 
@@ -343,7 +343,7 @@ fn populating_faults_and_holds_nothing() {
     assert!((0..6).all(|page| space.entry(page).load(Relaxed) & WRITE != 0));
     assert!((0..6).all(|page| space.counts(space.frame(page)) == (1, 0)));
     space.faults.take();
-    populate(&space, space.span(0, 6), true).unwrap();
+    let _kept = populate(&space, space.span(0, 6), true).unwrap();
     assert!(space.faults.take().is_empty(), "it is there");
     let (held, why) = populate(&space, space.span(4, 8), false).unwrap_err();
     assert_eq!((held.pages, held.next, why), (2, va(6), Refusal::NoArea { va: va(6) }));
