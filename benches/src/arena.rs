@@ -112,6 +112,13 @@ impl Arena {
         Ok(arena)
     }
 
+    /// Puts what is in memory into huge pages, as far as the system has some, whatever its setting is.
+    pub(crate) fn collapse(&self) {
+        let bytes = (self.frames << SHIFT) as usize / ALIGN * ALIGN;
+        // SAFETY: whole huge pages of what was mapped; the call moves their contents to other memory, and changes none.
+        let _ = unsafe { libc::madvise(self.base.as_ptr().cast(), bytes, libc::MADV_COLLAPSE) };
+    }
+
     /// Frames that are out.
     pub(crate) fn out(&self) -> u64 {
         let state = self.state.lock();

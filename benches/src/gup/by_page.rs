@@ -4,7 +4,6 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use mmkit_addr::Pfn;
 use mmkit_folio::Hold;
 use mmkit_gup::{Bytes, Flags, PageRef, Pages, Release, Request, Segment, hold};
 use mmkit_page::{PageFlags, PinPolicy};
@@ -36,41 +35,65 @@ pub(super) fn arrays(
     let mut memory = Memory::new(ALL * GIB)?;
     let device = Device::new(&mut memory, PageFlags::DEVICE, ())?;
     let mut array = vec![None; GIB as usize];
-    let rounds = if quick { 3 } else { 9 };
-    for (key, what, hold, goal) in [
+    let rounds = if quick { 3 } else { 7 };
+    for (keys, whats, hold, goal) in [
         (
-            "pin_per_page_vs_batched",
-            "pin 128 GiB of 2M leaves into a page array, 1 GiB at a time: page by page / by the run",
+            ["pin_per_page_vs_batched", "kit_pin_per_page_vs_bare"],
+            [
+                "pin 128 GiB of 2M leaves into a page array, 1 GiB at a time: for each page a load of its word, two bare \
+                 additions and a store / by the run",
+                "the kit's pins page by page / those bare operations",
+            ],
             Hold::Pin,
             14.0,
         ),
-        ("get_per_page_vs_batched", "the same of plain references", Hold::Get, 9.7),
+        (
+            ["get_per_page_vs_batched", "kit_get_per_page_vs_bare"],
+            [
+                "plain references on the same, with one bare addition for each page / by the run",
+                "the kit's references page by page / those bare operations",
+            ],
+            Hold::Get,
+            9.7,
+        ),
     ] {
-        let mut sides = Vec::new();
+        let (mut by_run, mut by_page) = (Vec::new(), Vec::new());
         for round in 0..=rounds {
-            let mut pass = |by_page| pass(&device, hold, by_page, &mut array);
-            let pair = if round % 2 == 0 {
-                let a = pass(true)?;
-                (a, pass(false)?)
-            } else {
-                let b = pass(false)?;
-                (pass(true)?, b)
-            };
+            let mut order = [Side::Bare, Side::ByPage, Side::ByRun];
+            order.rotate_left(round % 3);
+            let mut ns = [0.0; 3];
+            for side in order {
+                ns[side as usize] = pass(&device, hold, side, &mut array)?;
+            }
             // The first one warms up.
             if round > 0 {
-                sides.push(pair);
+                by_run.push((ns[Side::Bare as usize], ns[Side::ByRun as usize]));
+                by_page.push((ns[Side::ByPage as usize], ns[Side::Bare as usize]));
             }
         }
-        figures.push(Figure::timed(key, what, None, paired(&sides, ALL * GIB)).at_least(goal));
+        let ops = ALL * GIB;
+        figures.push(Figure::timed(keys[0], whats[0], None, paired(&by_run, ops)).at_least(goal));
+        figures.push(Figure::timed(keys[1], whats[1], None, paired(&by_page, ops)));
     }
     Ok(())
+}
+
+/// How pages are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    /// One by one, by bare operations on the same words.
+    Bare,
+    /// One by one, by this kit.
+    ByPage,
+    /// By the run.
+    ByRun,
 }
 
 /// All of the memory, once: nanoseconds of holding it.
 fn pass(
     device: &Device<'_, ()>,
     kind: Hold,
-    by_page: bool,
+    side: Side,
     array: &mut [Option<PageRef>],
 ) -> Result<f64, Box<dyn Error>> {
     let flags = if kind == Hold::Pin { Flags::PIN | Flags::WRITE } else { Flags::GET };
@@ -79,16 +102,20 @@ fn pass(
     for gib in 0..device.pages() / GIB {
         let span = span(device, gib * GIB, GIB)?;
         let start = ThreadTime::now();
-        if by_page {
-            let mut slots = array.iter_mut();
-            device.hold_by_page(span, kind, |pfn| {
-                if let Some(slot) = slots.next() {
-                    *slot = Some(PageRef::new(pfn));
-                }
-            })?;
-        } else {
-            let held = hold(device, span, request, &mut Pages::new(array))?;
-            assert_eq!(held.pages, GIB, "not all of it is held");
+        match side {
+            Side::Bare => device.hold_barely(gib * GIB, kind, array),
+            Side::ByPage => {
+                let mut slots = array.iter_mut();
+                device.hold_by_page(span, kind, |pfn| {
+                    if let Some(slot) = slots.next() {
+                        *slot = Some(PageRef::new(pfn));
+                    }
+                })?;
+            }
+            Side::ByRun => {
+                let held = hold(device, span, request, &mut Pages::new(array))?;
+                assert_eq!(held.pages, GIB, "not all of it is held");
+            }
         }
         ns += start.elapsed_ns();
         // SAFETY: all of them were just held, and are given back once.
@@ -107,7 +134,7 @@ pub(super) fn registrations(quick: bool, figures: &mut Vec<Figure>) -> Result<()
     for (key, what, paired, goal) in [
         (
             "mr_ratio_generic",
-            "register and release 1 GiB of a device with its list of segments: page by page / by the run",
+            "register and release 1 GiB of a device with its list of segments: bare operations page by page / by the run",
             generic,
             1.92,
         ),
@@ -137,22 +164,17 @@ fn rounds<'a, P: PinPolicy<Map<'a>>>(
     Ok(paired(&sides, 1))
 }
 
-/// Pins all of it a list of pages at a time, puts neighbours together, and gives back page after page.
+/// Pins all of it a list of pages at a time, puts neighbours together, and gives back page after page: bare operations all.
 fn register_by_page<'a, P: PinPolicy<Map<'a>>>(
     device: &Device<'a, P>,
     segments: &mut [Segment],
 ) -> Result<(), Box<dyn Error>> {
-    let mut list = [Pfn::ZERO; LIST];
+    let mut list = [None; LIST];
     let mut len = 0_usize;
     for first in (0..GIB).step_by(LIST) {
-        let mut slots = list.iter_mut();
-        device.hold_by_page(span(device, first, LIST as u64)?, Hold::Pin, |pfn| {
-            if let Some(slot) = slots.next() {
-                *slot = pfn;
-            }
-        })?;
-        for pfn in list {
-            let phys = pfn.phys(12).ok_or("no address")?;
+        device.hold_barely(first, Hold::Pin, &mut list);
+        for page in list.iter().flatten() {
+            let phys = page.pfn().phys(12).ok_or("no address")?;
             match len.checked_sub(1).and_then(|last| segments.get_mut(last)) {
                 Some(last) if last.phys.get() + last.len == phys.get() => last.len += 4096,
                 _ => {
@@ -162,13 +184,9 @@ fn register_by_page<'a, P: PinPolicy<Map<'a>>>(
             }
         }
     }
-    let mut released = 0;
     for segment in segments.iter().take(len) {
-        let pages = (segment.phys.get() >> 12..(segment.phys.get() + segment.len) >> 12).filter_map(Pfn::new);
-        // SAFETY: each page of each segment was just pinned, and is given back once.
-        released += unsafe { device.unpin_by_page(pages) };
+        device.unpin_barely(segment.phys.get() >> 12, segment.len >> 12);
     }
-    assert_eq!(released, GIB);
     Ok(())
 }
 
@@ -223,22 +241,28 @@ mod tests {
         let first = array[0].unwrap().pfn();
         let counts = || {
             let folio = device.map().try_get(first).unwrap();
-            (folio.count(), folio.pins(), folio.flags().contains(PageFlags::DIRTY))
+            (folio.count(), folio.pins())
         };
         // One that is kept, and the one that is taken to look.
-        let none = (2, 0, false);
+        let none = (2, 0);
         let by_run = counts();
-        assert_eq!(by_run, (2 + FOLIO as u32, FOLIO as u32, false));
+        assert_eq!(by_run, (2 + FOLIO as u32, FOLIO as u32));
         // SAFETY: all of them were just held, and are given back once.
         let released = unsafe { Release::pins(device.map()).pages(&array) };
+        assert_eq!((released.frames, counts()), (4 * FOLIO, none));
+
+        let mut barely = vec![None; 4 * FOLIO as usize];
+        device.hold_barely(0, Hold::Pin, &mut barely);
+        assert!(barely == array && counts() == by_run);
+        // SAFETY: as above.
+        let released = unsafe { Release::pins(device.map()).pages(&barely) };
         assert_eq!((released.frames, counts()), (4 * FOLIO, none));
 
         let mut singly = Vec::new();
         device.hold_by_page(all, Hold::Pin, |pfn| singly.push(Some(PageRef::new(pfn)))).unwrap();
         assert!(singly == array && counts() == by_run);
-        // SAFETY: as above.
-        let released = unsafe { device.unpin_by_page(singly.iter().flatten().map(|page| page.pfn())) };
-        assert_eq!((released, counts()), (4 * FOLIO, (2, 0, true)));
+        device.unpin_barely(first.get(), 4 * FOLIO);
+        assert_eq!(counts(), none);
     }
 
     #[test]
@@ -253,7 +277,7 @@ mod tests {
         for nth in 0..GIB / FOLIO {
             let pfn = segments[0][0].phys.pfn(12).unwrap().checked_add(nth * FOLIO).unwrap();
             let folio = device.map().try_get(pfn).unwrap();
-            assert_eq!((folio.count(), folio.pins()), (2, 0));
+            assert_eq!((folio.count(), folio.pins(), folio.flags().contains(PageFlags::DIRTY)), (2, 0, true));
         }
     }
 }

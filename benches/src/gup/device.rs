@@ -2,21 +2,21 @@
 //! Descriptors with nothing behind them, mapped by 2M leaves: as much memory as one likes.
 
 use std::error::Error;
-use std::mem::ManuallyDrop;
+use std::hint::black_box;
 
 use mmkit_addr::{Geometry, Level, NodeId, Order, Pfn, PfnRange, VirtAddr, VirtRange};
-use mmkit_folio::{Hold, Rmap, RunHold};
+use mmkit_folio::{Hold, RunHold};
 use mmkit_frame::{Bare, DirectMap};
 use mmkit_gup::{
     AddressSpace, Area, AreaFlags, Dirty, FaultError, FaultFlags, Faulted, FileKind, Format, LeafFlags,
-    Refusal, Row, Rows, Slot, Span,
+    PageRef, Refusal, Row, Rows, Slot, Span,
 };
 use mmkit_page::{
     Folio, MemMap, PageFlags, PinPolicy, PinRefusal, PinUse, PinVerdict, Place, SliceMap, Template,
 };
 use mmkit_pgtable::{Backing, Entry, Mapping, Prot, Reader, Slot as Entries, Software, Tables, Target, Walk};
 use mmkit_sync::SeqCount;
-use mmkit_sync::atomic::{AtomicU32, Ordering, fence};
+use mmkit_sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use super::sim::Counts;
 use crate::arena::Arena;
@@ -27,6 +27,10 @@ pub(super) const ORDER: u8 = 9;
 pub(super) const FOLIO: u64 = 1 << ORDER;
 const FIRST: u64 = 1 << 18;
 const START: u64 = 1 << 40;
+/// The words of a descriptor that have the flags and the references of a head, and the pins of the first tail.
+const FLAGS: usize = 0;
+const INFO: usize = 1;
+const PINS: usize = 3;
 /// Descriptors in a frame.
 const PER_FRAME: u64 = 64;
 
@@ -76,6 +80,8 @@ impl<'a, P> Device<'a, P> {
             // SAFETY: the others of the folio.
             unsafe { tail.fill(second, FOLIO as usize - 1) };
         }
+        // As those of a kernel are: otherwise each head is a miss of the translation caches, too.
+        memory.descriptors.collapse();
         let range = PfnRange::new(Pfn::new(FIRST).ok_or("no frame")?, memory.pages).ok_or("no frames")?;
         // SAFETY: one descriptor for each frame, written with templates above, in one piece of memory that is borrowed for as
         // long as the map; nobody else accesses it.
@@ -258,24 +264,51 @@ impl<'a, P: PinPolicy<Map<'a>>> Device<'a, P> {
         if unchanged { Ok(()) } else { Err(Refusal::NotMapped { va: span.start() }) }
     }
 
-    /// Gives pins back page by page, and marks each page's folio as dirty that is not.
-    ///
-    /// # Safety
-    ///
-    /// Each page has a pin that was kept, and is given back once.
-    pub(super) unsafe fn unpin_by_page(&self, pages: impl Iterator<Item = Pfn>) -> u64 {
-        let frames = self.map.enter();
-        let mut released = 0;
-        for view in pages.filter_map(|pfn| frames.page(pfn)) {
-            // SAFETY: the page is held, and the handle is not dropped: it ends with the pin, below.
-            let Ok(folio) = unsafe { view.adopt() }.map(ManuallyDrop::new) else { continue };
-            if !folio.flags().contains(PageFlags::DIRTY) {
-                folio.insert(PageFlags::DIRTY);
+    /// The least that holding every page by itself can do: each page's word is loaded, its folio's words are added to, and the
+    /// page is stored, in the same order.
+    pub(super) fn hold_barely(&self, first: u64, hold: Hold, pages: &mut [Option<PageRef>]) {
+        let start = self.map.range().start().get() + first;
+        for (folio, slots) in (start..).step_by(FOLIO as usize).zip(pages.chunks_mut(FOLIO as usize)) {
+            let (references, pins) = (self.word(folio), self.word(folio + 1));
+            for (number, slot) in (folio..).zip(slots) {
+                // A tail says where its head is. Nothing follows from it here, but that it was loaded.
+                black_box(self.word(number).map(|word| word[INFO].load(Ordering::Relaxed)));
+                if let Some(words) = references {
+                    words[INFO].fetch_add(1 << 32, Ordering::Acquire);
+                }
+                if let Some(words) = pins.filter(|_| hold == Hold::Pin) {
+                    // Pins are the low half of the word, on this side of which nothing is carried.
+                    words[PINS].fetch_add(1, Ordering::Relaxed);
+                }
+                *slot = Pfn::new(number).map(PageRef::new);
             }
-            // SAFETY: passed on.
-            released += u64::from(unsafe { folio.unpin(1) }.map(drop).is_ok());
         }
-        released
+    }
+
+    /// The words of a descriptor.
+    #[inline]
+    fn word(&self, number: u64) -> Option<&[AtomicU64; 8]> {
+        // SAFETY: the map never changes, so there is no reader to be inside.
+        let page = unsafe { self.map.descriptor(Pfn::new(number)?) }?;
+        // SAFETY: a descriptor is 64 bytes, aligned to its size, all of them atomics, and lives as long as the map. Nobody else
+        // uses it meanwhile, so it does not matter that others are of half that size.
+        Some(unsafe { page.cast::<[AtomicU64; 8]>().as_ref() })
+    }
+
+    /// The least that giving back each pin by itself can do, where folios are marked that are not dirty: the page's word and the
+    /// head's flags are loaded, and the folio's words are subtracted from.
+    pub(super) fn unpin_barely(&self, first: u64, pages: u64) {
+        for folio in (first..first + pages).step_by(FOLIO as usize) {
+            let (Some(references), Some(pins)) = (self.word(folio), self.word(folio + 1)) else { continue };
+            for number in folio..folio + FOLIO {
+                black_box(self.word(number).map(|word| word[INFO].load(Ordering::Relaxed)));
+                if references[FLAGS].load(Ordering::Relaxed) & PageFlags::DIRTY.bits() == 0 {
+                    references[FLAGS].fetch_or(PageFlags::DIRTY.bits(), Ordering::Relaxed);
+                }
+                pins[PINS].fetch_sub(1, Ordering::Relaxed);
+                references[INFO].fetch_sub(1 << 32, Ordering::Release);
+            }
+        }
     }
 }
 

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a pin of 1 GiB costs in each shape, against the least that could do it.
 
+use std::cell::RefCell;
 use std::error::Error;
 use std::hint::black_box;
 
-use mmkit_gup::{Flags, PageRef, Request};
+use mmkit_gup::{Flags, Request};
 use mmkit_sync::atomic::AtomicU64;
 
 use super::sim::{FRAMES, PAGES, Scene, Shape, World, bare_adds, bare_pins};
-use crate::clock::ThreadTime;
 use crate::figure::Figure;
 use crate::pair::{Effort, each_part, pair, pair_parts, quantile};
 
@@ -133,22 +133,17 @@ fn pmd(effort: Effort, scene: &mut Scene<'_, '_>, request: Request, figures: &mu
             pair(effort, 1, thing, || bare_adds(black_box(&lines))),
         ));
     }
-    let pointers: Vec<PageRef> = scene.array().iter().copied().flatten().collect();
-    let heads: Vec<u64> = pointers.iter().step_by(512).map(|page| page.pfn().get() + 1).collect();
-    let mut out = vec![0_u64; pointers.len()];
+    // Both sides use one scene, in turn.
+    let scene = RefCell::new(scene);
     figures.push(Figure::timed(
         "pin_2m_pages_ratio",
-        "pin 512 2M leaves into a page array / writing the same 262144 words",
+        "pin 512 2M leaves into a page array / writing the same 262144 words to it",
         Some(1.5),
         pair_parts(
             effort,
             PAGES,
-            || scene.pages(request).0,
-            || {
-                let start = ThreadTime::now();
-                write_words(black_box(&mut out), black_box(&heads));
-                start.elapsed_ns()
-            },
+            || scene.borrow_mut().pages(request).0,
+            || scene.borrow_mut().write_array(request),
         ),
     ));
     figures.push(Figure::timed(
@@ -158,28 +153,10 @@ fn pmd(effort: Effort, scene: &mut Scene<'_, '_>, request: Request, figures: &mu
         pair_parts(
             effort,
             PAGES,
-            || scene.pages(request).1,
-            || {
-                let start = ThreadTime::now();
-                black_box(neighbours(black_box(&out)));
-                start.elapsed_ns()
-            },
+            || scene.borrow_mut().pages(request).1,
+            || scene.borrow_mut().read_array(request),
         ),
     ));
-}
-
-/// The words that stand for the pages of `heads`.
-fn write_words(out: &mut [u64], heads: &[u64]) {
-    for (words, &head) in out.chunks_mut(512).zip(heads) {
-        for (word, number) in words.iter_mut().zip(head..) {
-            *word = number;
-        }
-    }
-}
-
-/// How many words are one more than the one before.
-fn neighbours(words: &[u64]) -> u64 {
-    words.windows(2).map(|pair| u64::from(pair[0].wrapping_add(1) == pair[1])).sum()
 }
 
 /// Nanoseconds for each page of a pin into a page array.

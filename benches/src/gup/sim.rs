@@ -2,6 +2,7 @@
 //! 1 GiB of an address space in each of the three shapes, and pins of all of it.
 
 use std::error::Error;
+use std::hint::black_box;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use mmkit_addr::{Order, Pfn, VirtAddr, VirtRange};
@@ -107,9 +108,28 @@ impl<'w, 'i> Scene<'w, 'i> {
         (pin, unpin)
     }
 
-    /// The first frame and the length of each folio's part of the memory, in the order of addresses.
-    pub(super) fn array(&self) -> &[Option<PageRef>] {
-        &self.pages
+    /// After a pin and an unpin that are not timed, writes to the page array what the pin wrote there: nanoseconds of it. So
+    /// both sides find the array as an unpin leaves it.
+    pub(super) fn write_array(&mut self, request: Request) -> f64 {
+        self.pages(request);
+        let words = words(&mut self.pages);
+        let heads: Vec<u64> = words.iter().step_by(512).copied().collect();
+        let start = ThreadTime::now();
+        for (words, head) in black_box(words).chunks_mut(512).zip(heads) {
+            for (word, number) in words.iter_mut().zip(head..) {
+                *word = number;
+            }
+        }
+        start.elapsed_ns()
+    }
+
+    /// After the same and a write that are not timed, reads the page array once and compares neighbours: nanoseconds. So both
+    /// sides find it as it is when it was just written.
+    pub(super) fn read_array(&mut self, request: Request) -> f64 {
+        self.write_array(request);
+        let start = ThreadTime::now();
+        black_box(neighbours(black_box(words(&mut self.pages))));
+        start.elapsed_ns()
     }
 
     /// The words that a pin of each 2M folio changes: the head's references and the first tail's pins.
@@ -164,6 +184,18 @@ fn hold(space: &Space<'_>, span: Span, request: Request, sink: &mut impl Sink) -
     let ns = start.elapsed_ns();
     assert!(held.is_ok_and(|held| held.pages == PAGES && held.is_complete()), "not all of it is pinned");
     ns
+}
+
+/// The words of a page array, which are one more than the frames' numbers.
+fn words(pages: &mut [Option<PageRef>]) -> &mut [u64] {
+    // SAFETY: a reference to a page is a `NonZeroU64` and nothing else, so an optional one has its size and alignment, and each
+    // number is one; the borrow goes on in the result.
+    unsafe { std::slice::from_raw_parts_mut(pages.as_mut_ptr().cast::<u64>(), pages.len()) }
+}
+
+/// How many words are one more than the one before.
+fn neighbours(words: &[u64]) -> u64 {
+    words.windows(2).map(|pair| u64::from(pair[0].wrapping_add(1) == pair[1])).sum()
 }
 
 /// The least that 512 pins and 512 unpins of folios cannot do without: four additions for each, on the words of the folios, in
