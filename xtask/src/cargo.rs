@@ -91,8 +91,18 @@ impl Package {
 
     /// Is its library `no_std`, whatever its features are?
     pub(crate) fn is_no_std(&self) -> bool {
+        self.says("#![no_std]")
+    }
+
+    /// Does its library promise to have no unsafe code?
+    pub(crate) fn is_safe(&self) -> bool {
+        self.says("#![forbid(unsafe_code)]")
+    }
+
+    /// Is this a line of its library's first file?
+    fn says(&self, attribute: &str) -> bool {
         fs::read_to_string(self.path.join("src/lib.rs"))
-            .is_ok_and(|text| text.lines().any(|line| line.trim() == "#![no_std]"))
+            .is_ok_and(|text| text.lines().any(|line| line.trim() == attribute))
     }
 }
 
@@ -132,7 +142,9 @@ mod tests {
         let packages = packages().unwrap();
         let addr = packages.iter().find(|package| package.dir == "addr").unwrap();
         assert_eq!(addr.name, "mmkit-addr");
-        assert!(addr.is_library() && addr.is_no_std());
+        assert!(addr.is_library() && addr.is_no_std() && addr.is_safe());
+        let page = packages.iter().find(|package| package.dir == "page").unwrap();
+        assert!(page.is_library() && page.is_no_std() && !page.is_safe());
     }
 
     #[test]

@@ -198,7 +198,7 @@ fn compare<C: Mapcounts>(folio: &Folio<'_, SliceMap<'_, C>>, model: &Model, book
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.min(48)))]
 
     #[test]
     fn books_counts_and_owners_agree_with_the_model(

@@ -80,7 +80,7 @@ fn a_count_that_does_not_fit_gives_the_slot_up_until_nobody_maps() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.min(64)))]
 
     /// What holds with wide ids and counts holds here, but for what is exact there (I7, I9) and batches (I8).
     #[test]

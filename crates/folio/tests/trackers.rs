@@ -183,7 +183,7 @@ fn steps(who: usize, most: u32, len: usize) -> impl Strategy<Value = Vec<Step>> 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.min(64)))]
 
     #[test]
     fn two_slots_keep_their_invariants(steps in steps(5, 12, 600)) {

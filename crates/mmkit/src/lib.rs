@@ -19,6 +19,7 @@
 //! Where to begin: with an array of descriptors, [`page::SliceMap`]; with a whole machine's memory,
 //! [`vmemmap::Vmemmap`].
 #![no_std]
+#![forbid(unsafe_code)]
 
 pub use mmkit_addr as addr;
 #[cfg(feature = "devmap")]

@@ -40,7 +40,7 @@ fn expected(first: u64, frames: u64, taken: &BTreeMap<u64, u8>) -> [usize; 11] {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.min(64), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn it_gives_out_what_is_free_and_joins_what_comes_back(

@@ -384,6 +384,7 @@ impl<E: Entry> World<'_, E> {
 /// Runs `cases` lists of up to `most` operations.
 fn check<E: Entry>(geometry: Geometry, cases: u32, most: usize) {
     let pages = geometry.last_table().unwrap().entries();
+    let cases = cases.min(ProptestConfig::default().cases);
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(ops in prop::collection::vec(op(pages), 1..most))| {
         let memory = TestConfig::new().base_shift(geometry.base_shift()).range(0, 256);

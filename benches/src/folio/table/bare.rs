@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What counting each page costs at least: the atomics alone, on as many lines, as cold, in the same order.
 
+use std::slice;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use mmkit_addr::Order;
+use mmkit_addr::{Order, Pfn};
+use mmkit_frame::DirectMap;
 
 use super::ops::Op;
 use super::sides::Plan;
+use super::{Failure, PAGE};
+use crate::arena::Arena;
 use crate::clock::ThreadTime;
 
 /// As long as a descriptor, with a count in it.
@@ -15,22 +19,31 @@ struct Line {
     count: AtomicU32,
 }
 
-/// A line for each page that a side has mapped.
+/// A line for each page that a side has mapped, in memory like that of the sides' descriptors.
 pub(crate) struct Bare {
-    lines: Vec<Line>,
+    memory: Arena,
+    lines: u64,
 }
 
 impl Bare {
-    pub(crate) fn new(plan: &Plan) -> Self {
+    pub(crate) fn new(plan: &Plan) -> Result<Self, Failure> {
         let lines = plan.pages * plan.pieces as u64;
-        Self { lines: (0..lines).map(|_| Line { count: AtomicU32::new(1 << 30) }).collect() }
+        let bytes = lines * size_of::<Line>() as u64;
+        Ok(Self { memory: Arena::resident(bytes.div_ceil(PAGE))?, lines })
+    }
+
+    fn lines(&self) -> &[Line] {
+        let Some(first) = self.memory.frame(Pfn::ZERO) else { return &[] };
+        // SAFETY: the arena is one piece of zeroed memory, at least so long, aligned to its frames and lent for as long as `self`.
+        // It is not given out otherwise, and zero is a count.
+        unsafe { slice::from_raw_parts(first.cast().as_ptr(), self.lines as usize) }
     }
 
     /// Nanoseconds per page of the atomics that a count for each page adds to `op` on the address space `piece`, in folios
     /// of `order`; `None` where it adds none.
     pub(crate) fn time(&self, plan: &Plan, piece: usize, order: Order, op: Op) -> Option<f64> {
         let pages = plan.pages as usize;
-        let lines = self.lines.get(piece * pages..)?.get(..pages)?;
+        let lines = self.lines().get(piece * pages..)?.get(..pages)?;
         let more = extra_atomics(op, order)?.saturating_sub(order.frames()) as usize;
         let start = ThreadTime::now();
         for folio in lines.chunks(order.frames() as usize) {

@@ -73,7 +73,7 @@ pub(crate) fn run(quick: bool, figures: &mut Vec<Figure>, notes: &mut Vec<String
         Box::new(Spaces::new(&powersums)?),
         Box::new(Spaces::new(&again)?),
     ];
-    let bare = Bare::new(&plan);
+    let bare = Bare::new(&plan)?;
 
     // What saves little in a large time needs more rounds to be seen; they are cheap.
     let more = if quick { 0 } else { 2 };

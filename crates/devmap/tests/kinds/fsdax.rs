@@ -212,76 +212,76 @@ fn random_files_against_a_model() {
     let machine = machine(&memory);
     let registration = device(&machine, Kind::FsDax, &Driver::new());
     let (empty, none) = (image(&machine, HUGE), registration.pagemap().references());
-    TestRunner::new(Config { cases: 64, failure_persistence: None, ..Config::default() })
-        .run(&steps, |steps| {
-            let mut known: BTreeMap<u64, Known> = BTreeMap::new();
-            let mut held = Vec::new();
-            for step in steps {
-                match step {
-                    Step::Associate(number, o, name) => {
-                        let first = number & !order(o).mask();
-                        let size = 1u64 << o;
-                        let there = known.iter().find(|&(&f, k)| f < first + size && first < f + (1 << k.o));
-                        let expected = match there {
-                            Some((&f, k)) if f == first && k.o == o => Ok(()),
-                            Some(_) => Err(()),
-                            None => Ok(()),
-                        };
-                        let got = machine.associate(at(first), order(o), file(name, first));
-                        prop_assert_eq!(got.as_ref().map(drop).map_err(drop), expected);
-                        let Ok(got) = got else { continue };
-                        let entry = known.entry(first).or_insert(Known {
-                            o,
-                            references: 0,
-                            files: 0,
-                            name: Some(name),
-                        });
-                        entry.references += 1;
-                        if entry.files == 0 && got.made {
-                            entry.files = 1;
-                        } else if entry.name != Some(name) {
-                            (entry.files, entry.name) = (entry.files + 1, None);
-                        }
-                        prop_assert_eq!(got.files, entry.files);
-                        held.push((first, got.folio));
+    TestRunner::new(Config {
+        cases: Config::default().cases.min(64),
+        failure_persistence: None,
+        ..Config::default()
+    })
+    .run(&steps, |steps| {
+        let mut known: BTreeMap<u64, Known> = BTreeMap::new();
+        let mut held = Vec::new();
+        for step in steps {
+            match step {
+                Step::Associate(number, o, name) => {
+                    let first = number & !order(o).mask();
+                    let size = 1u64 << o;
+                    let there = known.iter().find(|&(&f, k)| f < first + size && first < f + (1 << k.o));
+                    let expected = match there {
+                        Some((&f, k)) if f == first && k.o == o => Ok(()),
+                        Some(_) => Err(()),
+                        None => Ok(()),
+                    };
+                    let got = machine.associate(at(first), order(o), file(name, first));
+                    prop_assert_eq!(got.as_ref().map(drop).map_err(drop), expected);
+                    let Ok(got) = got else { continue };
+                    let entry =
+                        known.entry(first).or_insert(Known { o, references: 0, files: 0, name: Some(name) });
+                    entry.references += 1;
+                    if entry.files == 0 && got.made {
+                        entry.files = 1;
+                    } else if entry.name != Some(name) {
+                        (entry.files, entry.name) = (entry.files + 1, None);
                     }
-                    Step::Disassociate(nth, name) if !held.is_empty() => {
-                        let (first, folio) = &held[nth % held.len()];
-                        let entry = known.get_mut(first).unwrap();
-                        let right = entry.files > 0 && entry.name.is_none_or(|own| own == name);
-                        let got = machine.disassociate(folio, file(name, *first));
-                        if right {
-                            (entry.files, entry.name) = (entry.files - 1, None);
-                            prop_assert_eq!(got, Ok(entry.files));
-                        } else {
-                            prop_assert!(got.is_err());
-                        }
-                    }
-                    Step::Drop(nth) if !held.is_empty() => {
-                        let (first, folio) = held.swap_remove(nth % held.len());
-                        drop(folio);
-                        let entry = known.get_mut(&first).unwrap();
-                        entry.references -= 1;
-                        if entry.references == 0 {
-                            known.remove(&first);
-                        }
-                    }
-                    _ => {}
+                    prop_assert_eq!(got.files, entry.files);
+                    held.push((first, got.folio));
                 }
-                let used: u64 = known.values().map(|k| 1u64 << k.o).sum();
-                prop_assert_eq!(registration.pagemap().references(), none + used);
-                for (&first, k) in &known {
-                    let count = k.references as u32;
-                    prop_assert_eq!(state(&machine, first), State::Held { order: order(k.o), count });
-                    let (_, folio) = held.iter().find(|(f, _)| *f == first).unwrap();
-                    prop_assert_eq!(machine.files_of(folio), Some(k.files));
-                    prop_assert_eq!(machine.place_in_file(folio), k.name.map(|name| file(name, first)));
+                Step::Disassociate(nth, name) if !held.is_empty() => {
+                    let (first, folio) = &held[nth % held.len()];
+                    let entry = known.get_mut(first).unwrap();
+                    let right = entry.files > 0 && entry.name.is_none_or(|own| own == name);
+                    let got = machine.disassociate(folio, file(name, *first));
+                    if right {
+                        (entry.files, entry.name) = (entry.files - 1, None);
+                        prop_assert_eq!(got, Ok(entry.files));
+                    } else {
+                        prop_assert!(got.is_err());
+                    }
                 }
+                Step::Drop(nth) if !held.is_empty() => {
+                    let (first, folio) = held.swap_remove(nth % held.len());
+                    drop(folio);
+                    let entry = known.get_mut(&first).unwrap();
+                    entry.references -= 1;
+                    if entry.references == 0 {
+                        known.remove(&first);
+                    }
+                }
+                _ => {}
             }
-            drop(held);
-            prop_assert_eq!(image(&machine, HUGE), empty.clone());
-            Ok(())
-        })
-        .unwrap();
+            let used: u64 = known.values().map(|k| 1u64 << k.o).sum();
+            prop_assert_eq!(registration.pagemap().references(), none + used);
+            for (&first, k) in &known {
+                let count = k.references as u32;
+                prop_assert_eq!(state(&machine, first), State::Held { order: order(k.o), count });
+                let (_, folio) = held.iter().find(|(f, _)| *f == first).unwrap();
+                prop_assert_eq!(machine.files_of(folio), Some(k.files));
+                prop_assert_eq!(machine.place_in_file(folio), k.name.map(|name| file(name, first)));
+            }
+        }
+        drop(held);
+        prop_assert_eq!(image(&machine, HUGE), empty.clone());
+        Ok(())
+    })
+    .unwrap();
     remove(registration);
 }

@@ -400,6 +400,7 @@ fn run<F: Fixture>(machine: &Machine, program: &[Op], seed: u64) {
 }
 
 fn programs<F: Fixture>(machine: Machine, cases: u32, steps: usize) {
+    let cases = cases.min(Config::default().cases);
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let programs = (prop::collection::vec(op(), 1..steps), any::<u64>());
     let result = TestRunner::new(config).run(&programs, |(program, seed)| {
