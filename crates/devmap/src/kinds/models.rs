@@ -46,6 +46,7 @@ impl<'r, R: ReadSide, L: RawLock> Model<'r, R, L> {
             pageblocks: None,
         };
         let reserved = registry.reserve(Box::new(info)).map_err(|(_, error)| error).expect("there is room");
+        reserved.pagemap().set_populated(true);
         reserved.pagemap().hold();
         reserved.show();
         Self(reserved, registry)

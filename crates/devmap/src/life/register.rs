@@ -107,6 +107,7 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Devmap<S, E> {
             stages.push(self.memory().stage(request).map_err(|cause| refused(range, cause))?);
         }
         run_all(&stages, executor);
+        reserved.pagemap().set_populated(true);
         for stage in stages {
             stage.publish();
         }

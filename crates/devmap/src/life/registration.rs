@@ -147,6 +147,8 @@ impl<'d, S: VmemmapSpace, E: VmemmapEnv> Registration<'d, S, E> {
             return Err(DevmapError::Held { range, held });
         }
         reserved.pagemap().folios.forgive(devmap);
+        // Nobody has a folio of it. What is populated in the intervals from now on is others'.
+        reserved.pagemap().set_populated(false);
         self.remove()?;
         let Some(reserved) = self.reserved.take() else { return Err(DevmapError::NoRange) };
         reserved.release().map_err(|(reserved, error)| {

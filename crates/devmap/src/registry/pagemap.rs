@@ -5,6 +5,7 @@ use alloc::boxed::Box;
 use core::fmt;
 use core::ops::Deref;
 
+use mmkit_sync::atomic::{AtomicBool, Ordering};
 use mmkit_sync::{LiveRef, Shard, Shards};
 
 use crate::heap::array;
@@ -26,6 +27,9 @@ pub struct Pagemap {
     info: Box<PagemapInfo>,
     index: PagemapIndex,
     live: LiveRef<Counters>,
+    /// Whether the descriptors of its frames are its own: from when all of them are staged until the first are removed.
+    /// Before and after that, the machine may have memory in its intervals.
+    populated: AtomicBool,
     pub(crate) folios: Folios,
 }
 
@@ -35,7 +39,8 @@ impl Pagemap {
     }
 
     pub(super) fn new(info: Box<PagemapInfo>, index: PagemapIndex, counters: Box<[Shard]>) -> Self {
-        Self { info, index, live: LiveRef::new(Counters(counters)), folios: Folios::new() }
+        let live = LiveRef::new(Counters(counters));
+        Self { info, index, live, populated: AtomicBool::new(false), folios: Folios::new() }
     }
 
     pub(super) fn into_info(self) -> Box<PagemapInfo> {
@@ -58,6 +63,18 @@ impl Pagemap {
     #[must_use]
     pub fn references(&self) -> u64 {
         self.live.held()
+    }
+
+    /// Whether a folio of its frames is its own, and not memory of the machine: for those who have one.
+    pub(crate) fn is_populated(&self) -> bool {
+        // Relaxed: the folio's frames became present after the mark was set, or not before it was taken off and they were
+        // removed, and whoever has the folio has seen them present.
+        self.populated.load(Ordering::Relaxed)
+    }
+
+    /// Descriptors are staged for all of its frames, and are about to become present; or they are about to be removed.
+    pub(crate) fn set_populated(&self, populated: bool) {
+        self.populated.store(populated, Ordering::Relaxed);
     }
 
     /// Takes `n` references, unless it is going. Whoever has one finds what is behind this in place.
