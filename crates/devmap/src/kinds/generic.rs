@@ -92,6 +92,7 @@ pub(crate) fn hand_out<'m, M: MemMap, R: ReadSide, L: RawLock>(
 ) -> Result<Folio<'m, M>, FolioError> {
     let folio = map.try_get(pfn).map_err(|error| match error {
         GetError::Overflow { .. } => FolioError::References { pfn },
+        GetError::Absent { .. } => FolioError::NoPagemap { pfn },
         _ => FolioError::Busy { pfn },
     })?;
     let held = Held::of_folio(registry, &folio).ok_or(FolioError::NoPagemap { pfn })?;

@@ -78,6 +78,11 @@ impl<'d, S: VmemmapSpace, E: VmemmapEnv> Registration<'d, S, E> {
         Self { devmap, reserved: Some(reserved), altmap, let_go: false, removed: 0 }
     }
 
+    /// The altmap comes back, from where it was in use.
+    pub(super) fn set_altmap(&mut self, altmap: Option<Altmap>) {
+        self.altmap = altmap;
+    }
+
     /// The pagemap.
     #[must_use]
     pub fn pagemap(&self) -> &Pagemap {
@@ -89,11 +94,15 @@ impl<'d, S: VmemmapSpace, E: VmemmapEnv> Registration<'d, S, E> {
         }
     }
 
-    /// From now on nobody finds the pagemap or gets a reference; who has one keeps it. Linux: `percpu_ref_kill`.
+    /// From now on nobody gets a reference or finds the pagemap; who has one keeps it. Linux: `percpu_ref_kill`.
+    ///
+    /// It takes no lock and waits for nobody, so it may be called from inside a reader. A lookup that meets another pagemap
+    /// being registered or released at this moment may still find this one, dead.
+    ///
+    /// Cost: a full fence, the registry's read side, and a look at each interval of the registry.
     pub fn kill(&self) {
         if let Some(reserved) = &self.reserved {
-            reserved.pagemap().kill();
-            reserved.hide();
+            reserved.kill();
         }
     }
 
@@ -162,13 +171,22 @@ impl<'d, S: VmemmapSpace, E: VmemmapEnv> Registration<'d, S, E> {
         let Self { devmap, reserved: Some(reserved), altmap, removed, .. } = self else {
             return Ok(());
         };
-        let ranges = reserved.pagemap().ranges();
+        let (pagemap, place) = (reserved.pagemap(), reserved.pagemap().place());
+        let (ranges, spans) = (pagemap.ranges(), devmap.spans.find(place.node));
         while let Some(&range) = ranges.len().checked_sub(*removed + 1).and_then(|at| ranges.get(at)) {
+            // Before: a span that is contiguous has no holes.
+            let described = pagemap.described(range);
+            let gone = spans.is_none_or(|spans| spans.remove(place.zone, described).is_ok());
+            debug_assert!(gone, "it was added when it was populated");
             let result = match altmap {
                 Some(altmap) => devmap.memory().remove_altmap(range, altmap),
                 None => devmap.memory().remove(range),
             };
-            result.map_err(|cause| DevmapError::Memory { range, cause })?;
+            if let Err(cause) = result {
+                let back = spans.is_none_or(|spans| spans.add(place.zone, described).is_ok());
+                debug_assert!(back, "it was there");
+                return Err(DevmapError::Memory { range, cause });
+            }
             *removed += 1;
         }
         Ok(())
