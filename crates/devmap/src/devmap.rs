@@ -16,6 +16,12 @@ use crate::{DevmapError, Registry, Span, kinds};
 /// It is a [`MemMap`] with the descriptors of the [`Vmemmap`] inside. A folio of a device is a folio of this map, so its last
 /// reference finds the way back to its pagemap.
 ///
+/// That holds for folios *of this map*. A reference on a device's folio that is taken through [`memory`](Self::memory) and is
+/// the last one that is put, and a [`Frozen`] one that is made [free](Frozen::into_free) by hand, pass the pagemap by: the frames
+/// rest, the driver does not hear of it, and the references on the pagemap stay. Nothing is unsound, but the device does not go:
+/// [`unregister`](crate::Registration::unregister) answers [`DevmapError::Held`] for ever, except of generic memory, where it finds
+/// such folios when it is tried again.
+///
 /// Whoever claims free frames of a device past it ([`MemMap::claim`]) has them as anybody has who was first. The memory does
 /// not go before they are free again, but nobody waits for that:
 /// [`unregister`](crate::Registration::unregister) refuses.
@@ -43,7 +49,8 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Devmap<S, E> {
         Self { map, registry, spans: AllSpans::new() }
     }
 
-    /// The memory map: for memory of the machine.
+    /// The memory map: for memory of the machine. Folios of devices are taken through `self`, as folios of the map that
+    /// knows whose they are: see [`Devmap`].
     #[must_use]
     pub const fn memory(&self) -> &Vmemmap<S, E> {
         &self.map

@@ -255,6 +255,38 @@ fn a_frame_that_is_lost_to_an_association_is_caught() {
     must_fail("blocks-join-no-undo", last_put_against_association);
 }
 
+/// A last put while it is tried again: what it puts is not taken for lost.
+fn tried_again() {
+    check(|| {
+        let shared = Shared::new(Kind::Generic, 2, None);
+        for frame in 0..2 {
+            let _ = kind_models::hand_out(shared.map.devices, &shared.map, pfn(frame)).unwrap().into_raw();
+        }
+        shared.model.kill();
+        shared.model.retire(&shared.map);
+        // One of them goes past the pagemap.
+        let frozen = shared.kept(1).put().unwrap();
+        drop(frozen.into_free().unwrap());
+        let other = Arc::clone(&shared);
+        let last = thread::spawn(move || drop(other.kept(0)));
+        shared.model.put_lost(&shared.map);
+        last.join().unwrap();
+        shared.model.put_lost(&shared.map);
+        assert_eq!(shared.model.pagemap().references(), 0);
+        shared.is_at_rest(2);
+    });
+}
+
+#[test]
+fn a_last_put_against_a_second_try_2_threads_2_frames_3_preemptions() {
+    tried_again();
+}
+
+#[test]
+fn a_reference_that_is_put_twice_is_caught() {
+    must_fail("generic-rest-count-late", tried_again);
+}
+
 /// Two files map frames that nobody has.
 fn two_associations() {
     check(|| {

@@ -277,6 +277,37 @@ fn a_pagemap_is_killed_while_a_reader_keeps_another_registration_waiting() {
 }
 
 #[test]
+fn generic_folios_that_passed_their_pagemap_by_are_found_at_the_second_try() {
+    let memory = memory(4096);
+    let device = machine(&memory);
+    for o in [0, 9] {
+        let all = range(DEVICE, SECTION);
+        let registration = device.register(generic(&[all], o), &Serial).unwrap();
+        let nth = |n: u64| pfn(DEVICE + (n << o));
+        let take = |n| device.take(nth(n), order(o)).unwrap().into_folio();
+        // Before the kill: free by hand.
+        drop(take(0).put().unwrap().into_free().unwrap());
+        let (by_hand, machines, right, held) = (take(1), take(2), take(3), take(4));
+        let through_memory = device.memory().try_get(nth(2)).unwrap();
+        let UnregisterError { error, registration } = registration.unregister(&(), looks(0)).unwrap_err();
+        assert_eq!(error, DevmapError::Held { range: all, held: 5 });
+        // And after it: by hand, and as memory of the machine.
+        drop(by_hand.put().unwrap().into_free().unwrap());
+        drop(machines);
+        drop(through_memory);
+        drop(right);
+        let UnregisterError { error, registration } = registration.unregister(&(), looks(0)).unwrap_err();
+        assert_eq!(error, DevmapError::Held { range: all, held: 1 }, "the one that is held");
+        let UnregisterError { error, registration } = registration.unregister(&(), looks(0)).unwrap_err();
+        assert_eq!(error, DevmapError::Held { range: all, held: 1 }, "nothing is put twice");
+        drop(held);
+        registration.unregister(&(), looks(0)).unwrap();
+    }
+    drop(device);
+    memory.assert_no_leaks();
+}
+
+#[test]
 fn a_registration_that_is_dropped_frees_nothing() {
     let memory = memory(4096);
     let device = machine(&memory);

@@ -81,6 +81,11 @@ impl<'r, R: ReadSide, L: RawLock> Model<'r, R, L> {
         }
     }
 
+    /// What is done when it is tried again.
+    pub fn put_lost<M: MemMap>(&self, map: &M) {
+        generic::put_lost(self.1, map, self.pagemap());
+    }
+
     /// Whether it has drained.
     pub fn is_drained(&self) -> bool {
         self.pagemap().is_drained()

@@ -124,8 +124,11 @@ impl<'d, S: VmemmapSpace, E: VmemmapEnv> Registration<'d, S, E> {
     /// claimed a free frame. The pagemap is killed, everything else is as it was or gone, range by range; trying again goes on
     /// from there.
     ///
+    /// Folios of generic memory that somebody let rest past the pagemap ([`Devmap`]) are found when it is tried again.
+    ///
     /// Cost: two loads per processor each time it looks for references; that of [`mmkit_vmemmap::Vmemmap::remove`]
-    /// for each range; a wait for readers.
+    /// for each range; a wait for readers. Of generic memory two compare-exchanges for each folio the first time, and a look at
+    /// each when it is tried again.
     pub fn unregister(
         mut self,
         revoke: &dyn Revoke,
@@ -151,6 +154,9 @@ impl<'d, S: VmemmapSpace, E: VmemmapEnv> Registration<'d, S, E> {
             // SAFETY: `hold` took them before the intervals were shown, and they are put once: this is called once.
             _ => unsafe { pagemap.let_go() },
         };
+        if *let_go && reserved.pagemap().kind() == Kind::Generic {
+            kinds::put_lost(devmap.registry(), devmap, reserved.pagemap());
+        }
         let retired = reserved.retire(let_go, stop, &mut |range| revoke.revoke(range), pause);
         if let (Err(held), Some(&range)) = (retired, reserved.pagemap().ranges().first()) {
             return Err(DevmapError::Held { range, held });

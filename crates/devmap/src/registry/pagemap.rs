@@ -96,7 +96,7 @@ impl Pagemap {
 
     /// Takes the references that stand for the memory itself, before anybody finds it.
     pub(crate) fn hold(&self) {
-        self.bulk(|n| {
+        Self::in_parts(self.bulk_references(), |n| {
             let alive = self.get(0, n);
             debug_assert!(alive, "nobody kills what nobody finds");
         });
@@ -109,11 +109,11 @@ impl Pagemap {
     /// They were taken, and are put once.
     pub(crate) unsafe fn let_go(&self) {
         // SAFETY: those that `hold` took, by the caller's promise, who has this registered still.
-        self.bulk(|n| unsafe { self.put(0, n) });
+        Self::in_parts(self.bulk_references(), |n| unsafe { self.put(0, n) });
     }
 
-    fn bulk(&self, mut each: impl FnMut(u32)) {
-        let mut left = self.bulk_references();
+    /// Calls `each` for parts of `left` references, which are taken or put in one go.
+    pub(crate) fn in_parts(mut left: u64, mut each: impl FnMut(u32)) {
         while left > 0 {
             let n = u32::try_from(left).unwrap_or(u32::MAX);
             each(n);
