@@ -72,8 +72,10 @@
 //! `docs/devmap.md` goes through all of it. The feature `alloc` (by default) is for lists and tables on the heap; every
 //! allocation may fail, and is an error then. Without it only kinds, operations and indices are left.
 #![no_std]
-// Errors give back what was handed in: a description, a registration, a device.
-#![allow(clippy::result_large_err)]
+#![allow(
+    clippy::result_large_err,
+    reason = "errors give back what was handed in, on the stack: memory for a box may be what was short"
+)]
 
 #[cfg(feature = "alloc")]
 extern crate alloc;
