@@ -40,6 +40,8 @@ impl Executor for Two {
     }
 }
 
+type Describe = fn(&[PfnRange]) -> DevPagemap;
+
 const RANGES: [(u64, u64); 2] = [(DEVICE, 3 * SECTION), (DEVICE + 8 * SECTION, SECTION)];
 
 fn ranges() -> [PfnRange; 2] {
@@ -48,7 +50,7 @@ fn ranges() -> [PfnRange; 2] {
 
 #[test]
 fn each_part_is_usable_when_it_is_written() {
-    let kinds: [(fn(&[PfnRange]) -> DevPagemap, u8); 4] =
+    let kinds: [(Describe, u8); 4] =
         [(|ranges| generic(ranges, 9), 9), (|ranges| generic(ranges, 0), 0), (fsdax, 3), (private, 4)];
     for (pagemap, o) in kinds {
         let memory = memory(4096);

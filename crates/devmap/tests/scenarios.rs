@@ -250,7 +250,10 @@ fn a_pagemap_is_killed_while_a_reader_keeps_another_registration_waiting() {
     let registration = device.register(generic(&[all], 9), &Serial).unwrap();
     let reader = device.registry().enter();
     std::thread::scope(|scope| {
-        let other = scope.spawn(|| device.register(generic(&[range(DEVICE + SECTION, SECTION)], 9), &Serial));
+        let other = scope.spawn(|| {
+            let pagemap = generic(&[range(DEVICE + SECTION, SECTION)], 9);
+            device.register(pagemap, &Serial).unwrap()
+        });
         // It has replaced the table, and waits for the reader of the old one.
         while device.registry().len() < 2 {
             std::thread::yield_now();
@@ -264,7 +267,7 @@ fn a_pagemap_is_killed_while_a_reader_keeps_another_registration_waiting() {
         assert!(!other.is_finished(), "it waits for the reader");
         drop(reader);
         assert!(done, "it waited for who waits for the reader");
-        let other = other.join().unwrap().unwrap();
+        let other = other.join().unwrap();
         assert!(
             device.registry().get(all.start()).is_none()
                 && device.registry().enter().find(all.start()).is_none()

@@ -51,14 +51,17 @@ fn rest<M: MemMap, R: ReadSide, L: RawLock>(held: Held<'_, R, L>, mut frozen: Fr
     // The device goes, and what is wrong with it goes too.
     blocks::forgive(&mut frozen);
     let references = held.references_of(frozen.order());
-    let count = || {
-        held.folios.rested.fetch_add(references.into(), Ordering::Relaxed);
-        // Release: pairs with the Acquire fence of `put_lost`: who sees the folio at rest sees it counted.
-        fence(Ordering::Release);
+    let early = mutant!("generic-rest-count-late", true, false);
+    let count = |now: bool| {
+        if now {
+            held.folios.rested.fetch_add(references.into(), Ordering::Relaxed);
+            // Release: pairs with the Acquire fence of `put_lost`: who sees the folio at rest sees it counted.
+            fence(Ordering::Release);
+        }
     };
-    mutant!("generic-rest-count-late", count(), ());
+    count(early);
     blocks::scatter(frozen, held.order(), &mut |bad| held.folios.bad.push(bad));
-    mutant!("generic-rest-count-late", (), count());
+    count(!early);
     held.put(references);
 }
 
