@@ -95,7 +95,7 @@ fn held_from_the_beginning_is_handed_out_by_hand<F: Fixture>() {
         };
         // A compound that begins before the range has its head elsewhere.
         let first = range.start().get().next_multiple_of(order(o).frames());
-        let heads: Vec<_> = (first..range.end()).step_by(1 << o).map(|head| common::pfn(head)).collect();
+        let heads: Vec<_> = (first..range.end()).step_by(1 << o).map(common::pfn).collect();
         let mut expected = None;
         with_map::<F>(geometry, |map, frames, _| {
             map.populate_with(request()).unwrap();
