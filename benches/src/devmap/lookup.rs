@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::hint::black_box;
+use std::ptr;
 
 use mmkit_addr::{Order, Pfn, PfnRange};
 use mmkit_devmap::{DevPagemap, Devmap, Kind};
@@ -49,24 +50,40 @@ impl Bare {
     }
 }
 
-/// `lookup_ratio`: the worst of some numbers of intervals.
-pub(super) fn ratio(effort: Effort) -> Result<Figure, Box<dyn Error>> {
-    let mut worst: Option<(usize, Paired)> = None;
-    for intervals in [1, 16, 1024, 10_000] {
-        let paired = lookups(effort, intervals)?;
-        if worst.is_none_or(|(_, worst)| paired.ratio > worst.ratio) {
-            worst = Some((intervals, paired));
-        }
+/// Numbers of intervals.
+const INTERVALS: [usize; 4] = [1, 16, 1024, 10_000];
+
+/// `lookup_ratio`: the worst of some numbers of intervals, each lookup by itself. And `lookup_ratio_dependent`, each waiting for
+/// the one before, which has no goal.
+pub(super) fn ratios(effort: Effort) -> Result<Vec<Figure>, Box<dyn Error>> {
+    let all = INTERVALS.map(|intervals| lookups(effort, intervals));
+    let mut measured = Vec::new();
+    for paired in all {
+        measured.push(paired?);
     }
-    let (intervals, paired) = worst.ok_or("nothing was measured")?;
-    let what = format!(
-        "registry lookup inside a guard, no reference taken / binary search of the bare intervals; the worst of 1, 16, 1024 \
-         and 10000 intervals: {intervals}"
-    );
-    Ok(Figure::timed("lookup_ratio", what.leak(), Some(1.2), paired))
+    let figure = |key, each: Vec<Paired>, goal, how| {
+        let (paired, intervals) = each
+            .iter()
+            .zip(INTERVALS)
+            .max_by(|(a, _), (b, _)| a.ratio.total_cmp(&b.ratio))
+            .ok_or("nothing was measured")?;
+        let ratios: Vec<String> = each.iter().map(|paired| format!("{:.2}", paired.ratio)).collect();
+        let what = format!(
+            "registry lookup inside a guard, no reference taken / binary search of the bare intervals, {how}; the worst of 1, \
+             16, 1024 and 10000 intervals ({}): {intervals}",
+            ratios.join(", ")
+        );
+        Ok::<Figure, Box<dyn Error>>(Figure::timed(key, what.leak(), goal, *paired))
+    };
+    let (apart, chained) = measured.into_iter().unzip();
+    Ok(vec![
+        figure("lookup_ratio", apart, Some(1.2), "independent of each other")?,
+        figure("lookup_ratio_dependent", chained, None, "each waiting for the one before")?,
+    ])
 }
 
-fn lookups(effort: Effort, intervals: usize) -> Result<Paired, Box<dyn Error>> {
+/// Lookups that are independent of each other, and such that wait for each other.
+fn lookups(effort: Effort, intervals: usize) -> Result<(Paired, Paired), Box<dyn Error>> {
     let mut random = Random(intervals as u64);
     // With holes of one to four subsections between them.
     let mut next = 0;
@@ -98,23 +115,44 @@ fn lookups(effort: Effort, intervals: usize) -> Result<Paired, Box<dyn Error>> {
         .collect();
 
     let reader = devmap.registry().enter();
-    let (mut found, mut known) = (0_u64, 0_u64);
-    let paired = pair(
+    let (mut lost, mut unknown) = (0_u64, 0_u64);
+    let apart = pair(
         effort,
         LOOKUPS as u64,
         || {
-            found +=
-                frames.iter().filter(|&&pfn| black_box(reader.find(black_box(pfn))).is_some()).count() as u64
+            lost +=
+                frames.iter().filter(|&&pfn| black_box(reader.find(black_box(pfn))).is_none()).count() as u64
         },
         || {
-            known +=
-                frames.iter().filter(|&&pfn| black_box(bare.find(black_box(pfn))).is_some()).count() as u64
+            unknown +=
+                frames.iter().filter(|&&pfn| black_box(bare.find(black_box(pfn))).is_none()).count() as u64
+        },
+    );
+    // The highest bit of what the one before has found, which is 0, is added to the next frame.
+    let chained = pair(
+        effort,
+        LOOKUPS as u64,
+        || {
+            let mut skip = 0;
+            for &pfn in &frames {
+                let it = reader.find(black_box(after(pfn, skip)));
+                lost += u64::from(it.is_none());
+                skip = it.map_or(0, |pagemap| ptr::from_ref(pagemap).addr() as u64 >> 63);
+            }
+        },
+        || {
+            let mut skip = 0;
+            for &pfn in &frames {
+                let it = bare.find(black_box(after(pfn, skip)));
+                unknown += u64::from(it.is_none());
+                skip = it.map_or(0, |of| of >> 63);
+            }
         },
     );
     drop(reader);
-    // Both were called equally often, and every frame is in an interval.
-    if found != known || found == 0 || !found.is_multiple_of(LOOKUPS as u64) {
-        return Err(format!("{found} frames were found by one side and {known} by the other").into());
+    // Every frame is in an interval. (How often each side was called is not the same.)
+    if (lost, unknown) != (0, 0) {
+        return Err(format!("{lost} frames were not found by one side and {unknown} by the other").into());
     }
     if devmap.enter().page(frames[0]).is_none() {
         return Err("the device has no descriptors".into());
@@ -122,5 +160,11 @@ fn lookups(effort: Effort, intervals: usize) -> Result<Paired, Box<dyn Error>> {
     registration
         .unregister(&(), |_| std::ops::ControlFlow::Break(()))
         .map_err(|error| error.error.to_string())?;
-    Ok(paired)
+    Ok((apart, chained))
+}
+
+/// The frame so far behind `pfn`.
+#[inline]
+fn after(pfn: Pfn, skip: u64) -> Pfn {
+    pfn.checked_add(skip).unwrap_or(pfn)
 }

@@ -60,7 +60,7 @@ pub(crate) fn run(
         init::all(size),
     );
     add("hotplug_lock_held_us_1g, hotplug_lock_held_us_1t", hold::longest(size).map(Vec::from));
-    add("lookup_ratio", lookup::ratio(effort).map(|figure| vec![figure]));
+    add("lookup_ratio, lookup_ratio_dependent", lookup::ratios(effort));
     notes.push(
         "altmap_vs_ram: not reproduced here, for want of slow device memory; docs/devmap.md has published figures"
             .to_owned(),

@@ -171,18 +171,21 @@ impl PagemapBuilder {
         if !missing.is_empty() {
             return Err(DevmapError::MissingOperations { kind, missing });
         }
-        self.check_ranges(geometry)?;
-        self.check_altmap()
+        // A page of descriptors in an altmap is all of one pagemap.
+        let pages = self.altmap.as_ref().map_or(Order::ZERO, |_| geometry.vmemmap_page_order());
+        let unit = order.max(geometry.subsection_order()).max(pages);
+        self.check_ranges(geometry, unit)?;
+        self.check_altmap(unit)
     }
 
-    fn check_ranges(&mut self, geometry: &Geometry) -> Result<(), DevmapError> {
+    fn check_ranges(&mut self, geometry: &Geometry, unit: Order) -> Result<(), DevmapError> {
         if self.ranges.is_empty() {
             return Err(DevmapError::NoRange);
         }
         if let Some(number) = self.ranges.iter().position(|range| range.is_empty()) {
             return Err(DevmapError::Empty { number, range: self.ranges[number] });
         }
-        let (unit, frames) = (self.order.max(geometry.subsection_order()), geometry.max_frames());
+        let frames = geometry.max_frames();
         self.ranges.sort_unstable_by_key(|range| range.start());
         let mut before: Option<PfnRange> = None;
         for &range in &self.ranges {
@@ -200,7 +203,7 @@ impl PagemapBuilder {
         Ok(())
     }
 
-    fn check_altmap(&self) -> Result<Option<PfnRange>, DevmapError> {
+    fn check_altmap(&self, unit: Order) -> Result<Option<PfnRange>, DevmapError> {
         let Some(altmap) = &self.altmap else { return Ok(None) };
         if let Some(&range) = self.ranges.get(1) {
             return Err(DevmapError::AltmapOfMany { range });
@@ -215,8 +218,8 @@ impl PagemapBuilder {
         if range.start() != set_aside.start() || set_aside.end() >= range.end() {
             return Err(DevmapError::AltmapCut { set_aside, range });
         }
-        if !set_aside.is_aligned(self.order) {
-            return Err(DevmapError::Misaligned { range: set_aside, unit: self.order });
+        if !set_aside.is_aligned(unit) {
+            return Err(DevmapError::Misaligned { range: set_aside, unit });
         }
         Ok(Some(set_aside))
     }

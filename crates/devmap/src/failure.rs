@@ -60,7 +60,7 @@ pub enum Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FailureError {
-    /// The frame is no device's. Linux: `ENXIO`.
+    /// The frame is no device's, or nobody's of one that is going. Linux: `ENXIO`.
     Foreign {
         /// The frame.
         pfn: Pfn,
@@ -114,6 +114,25 @@ impl fmt::Display for FailureError {
 
 impl core::error::Error for FailureError {}
 
+/// Whether the frame can be dealt with at all, and what the driver made of it; `None` where it has nothing for this, and the
+/// kit can go on.
+fn by_driver(pagemap: &Pagemap, pfn: Pfn) -> Result<Option<Failure>, FailureError> {
+    if let Some(set_aside) = pagemap.set_aside().filter(|set_aside| set_aside.contains(pfn)) {
+        return Err(FailureError::Metadata { pfn, set_aside });
+    }
+    if let Some(driver) = pagemap.operations(Provided::MEMORY_FAILURE) {
+        match driver.memory_failure(PfnRange::block(pfn, Order::ZERO)) {
+            Ok(()) => return Ok(Some(Failure::Driver)),
+            Err(Failed::Unsupported) => {}
+            Err(error) => return Err(FailureError::Device { pfn, error }),
+        }
+    }
+    match pagemap.kind() {
+        kind @ (Kind::Private | Kind::Coherent) => Err(FailureError::OnlyDriver { pfn, kind }),
+        _ => Ok(None),
+    }
+}
+
 impl<S: VmemmapSpace, E: VmemmapEnv> Devmap<S, E> {
     /// Deals with frame `pfn`, in which the hardware reported an error, if it is a device's. Linux:
     /// `memory_failure_dev_pagemap`.
@@ -123,6 +142,9 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Devmap<S, E> {
     ///    where its descriptor is its own. From now on the folio is not handed out or mapped.
     /// 3. Those who map it are [told](Victims::report), once, with the size of the largest entry.
     ///
+    /// Of a pagemap that is going the same is done where somebody still has a folio of the frame; what nobody has any more is
+    /// [`Foreign`](FailureError::Foreign).
+    ///
     /// What nobody uses is kept from everybody. When a folio that is marked loses its last reference, its good frames are
     /// free again, and the bad one is kept. All marks end with the device's registration.
     ///
@@ -130,24 +152,31 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Devmap<S, E> {
     ///
     /// [`FailureError`].
     pub fn memory_failure(&self, pfn: Pfn, victims: &dyn Victims<Self>) -> Result<Failure, FailureError> {
-        let pagemap = self.registry().get(pfn).ok_or(FailureError::Foreign { pfn })?;
-        if let Some(set_aside) = pagemap.set_aside().filter(|set_aside| set_aside.contains(pfn)) {
-            return Err(FailureError::Metadata { pfn, set_aside });
-        }
-        if let Some(driver) = pagemap.operations(Provided::MEMORY_FAILURE) {
-            match driver.memory_failure(PfnRange::block(pfn, Order::ZERO)) {
-                Ok(()) => return Ok(Failure::Driver),
-                Err(Failed::Unsupported) => {}
-                Err(error) => return Err(FailureError::Device { pfn, error }),
+        if let Some(pagemap) = self.registry().get(pfn) {
+            if let Some(done) = by_driver(&pagemap, pfn)? {
+                return Ok(done);
             }
+            return match self.try_get(pfn) {
+                Ok(folio) => self.fail_folio(&folio, pfn, victims),
+                Err(_) => self.fail_unused(&pagemap, pfn),
+            };
         }
-        if let kind @ (Kind::Private | Kind::Coherent) = pagemap.kind() {
-            return Err(FailureError::OnlyDriver { pfn, kind });
+        // No lookup finds a pagemap that is going. Whoever has a folio of it has the pagemap.
+        if let Ok(folio) = self.try_get(pfn)
+            && let Some(pagemap) = self.held(&folio)
+        {
+            return match by_driver(&pagemap, pfn)? {
+                Some(done) => Ok(done),
+                None => self.fail_folio(&folio, pfn, victims),
+            };
         }
-        match self.try_get(pfn) {
-            Ok(folio) => self.fail_folio(&folio, pfn, victims),
-            Err(_) => self.fail_unused(&pagemap, pfn),
-        }
+        // Nor has anybody a folio of frames that are set aside.
+        let reader = self.registry().enter();
+        let going = reader.find_reserved(pfn).filter(|pagemap| pagemap.is_populated());
+        Err(match going.and_then(|pagemap| pagemap.set_aside()).filter(|set_aside| set_aside.contains(pfn)) {
+            Some(set_aside) => FailureError::Metadata { pfn, set_aside },
+            None => FailureError::Foreign { pfn },
+        })
     }
 
     fn fail_folio(

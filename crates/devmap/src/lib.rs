@@ -61,6 +61,8 @@
 //! | [`Kind`], [`Owner`], [`Operations`] | what kind of memory it is, whose, and what the driver does for it |
 //! | [`Devmap`] | a memory map with devices in it |
 //! | [`Registration`], [`Revoke`] | the right to take the memory away, and what address spaces do for that |
+//! | [`Deferred`] | a device that is used while the rest of its descriptors is written |
+//! | [`NodeSpans`], [`Span`] | what zones and nodes span |
 //! | [`Registry`], [`Pagemap`], [`PagemapRef`] | from a frame number to a pagemap, which is kept by a reference |
 //! | [`DeviceFolio`], [`PagemapIndex`] | from a folio to its pagemap |
 //! | [`FilePlace`], [`IdleWait`], [`FolioError`] | folios of each kind: made, shared by files, waited for |
@@ -70,8 +72,10 @@
 //! `docs/devmap.md` goes through all of it. The feature `alloc` (by default) is for lists and tables on the heap; every
 //! allocation may fail, and is an error then. Without it only kinds, operations and indices are left.
 #![no_std]
-// Errors give back what was handed in: a description, a registration, a device.
-#![allow(clippy::result_large_err)]
+#![allow(
+    clippy::result_large_err,
+    reason = "errors give back what was handed in, on the stack: memory for a box may be what was short"
+)]
 
 #[cfg(feature = "alloc")]
 extern crate alloc;
@@ -105,6 +109,8 @@ mod operations;
 mod pagemap;
 #[cfg(feature = "alloc")]
 mod registry;
+#[cfg(feature = "alloc")]
+mod spans;
 mod zones;
 
 #[cfg(feature = "alloc")]
@@ -127,7 +133,7 @@ pub use kinds::models as kind_models;
 #[cfg(feature = "alloc")]
 pub use kinds::{Associated, FilePlace, FolioError, IdleWait, MappingId, StillBusy, unused_references};
 #[cfg(feature = "alloc")]
-pub use life::{RegisterError, Registration, Revoke, UnregisterError};
+pub use life::{Deferred, RegisterError, Registration, Revoke, UnregisterError};
 pub use operations::{Failed, Operations, Provided};
 #[cfg(feature = "alloc")]
 pub use pagemap::{DevPagemap, PagemapInfo};

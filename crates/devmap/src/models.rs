@@ -7,12 +7,13 @@ use alloc::vec;
 use core::fmt;
 use core::ops::ControlFlow;
 
-use mmkit_addr::{Order, PfnRange};
+use mmkit_addr::{NodeId, Order, PfnRange, ZoneId};
 use mmkit_page::Place;
 use mmkit_sync::{RawLock, ReadSide};
 
 use crate::registry::Reserved;
-use crate::{DevmapError, Kind, Pagemap, PagemapInfo, Registry};
+use crate::spans::AllSpans;
+use crate::{DevmapError, Kind, Pagemap, PagemapInfo, Registry, Span};
 
 /// A pagemap in a registry, for memory that the model says of what it is.
 pub struct Entry<'r, R, L>(Reserved<'r, R, L>);
@@ -39,6 +40,7 @@ pub fn reserve<R: ReadSide, L: RawLock>(
         pageblocks: None,
     };
     let reserved = registry.reserve(Box::new(info)).map_err(|(_, error)| error)?;
+    reserved.pagemap().set_populated(true);
     reserved.pagemap().hold();
     Ok(Entry(reserved))
 }
@@ -47,6 +49,11 @@ impl<R: ReadSide, L: RawLock> Entry<'_, R, L> {
     /// The memory is there: it can be found.
     pub fn show(&self) {
         self.0.show();
+    }
+
+    /// [`kill`](crate::Registration::kill).
+    pub fn kill(&self) {
+        self.0.kill();
     }
 
     /// What [`unregister`](crate::Registration::unregister) does until nobody has a reference.
@@ -81,4 +88,32 @@ pub unsafe fn put<R: ReadSide, L: RawLock>(registry: &Registry<R, L>, pagemap: &
     let _reader = registry.enter();
     // SAFETY: passed on to the caller; inside a reader.
     unsafe { pagemap.put(0, n) };
+}
+
+/// Frames of a zone of node 0 come: the node's spans are made by whoever is first.
+pub fn add_span(spans: &Spans, range: PfnRange) {
+    let of_node = spans.0.of(NodeId::ZERO).expect("there is memory");
+    of_node.add(ZoneId::ZERO, range).expect("they are not there");
+}
+
+/// The spans of all nodes.
+pub struct Spans(AllSpans);
+
+impl fmt::Debug for Spans {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Spans")
+    }
+}
+
+impl Spans {
+    /// Of no node.
+    #[allow(clippy::new_without_default, reason = "for models")]
+    pub fn new() -> Self {
+        Self(AllSpans::new())
+    }
+
+    /// What node 0 spans.
+    pub fn node(&self) -> Option<Span> {
+        self.0.find(NodeId::ZERO)?.node()
+    }
 }

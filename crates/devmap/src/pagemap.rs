@@ -107,17 +107,40 @@ impl PagemapInfo {
 
     /// Whether `pfn` is a frame with a descriptor of this pagemap: inside a range, and not set aside. Linux:
     /// `pgmap_pfn_valid`.
+    ///
+    /// Cost: a binary search of the ranges.
     #[must_use]
     pub fn has(&self, pfn: Pfn) -> bool {
         let set_aside = self.set_aside.is_some_and(|set_aside| set_aside.contains(pfn));
-        !set_aside && self.ranges.iter().any(|range| range.contains(pfn))
+        !set_aside && self.range_of(pfn).is_some()
     }
 
     /// Whether all frames of `block` are such frames, and lie in one range.
+    ///
+    /// Cost: a binary search of the ranges.
     #[must_use]
     pub fn holds(&self, block: PfnRange) -> bool {
         let set_aside = self.set_aside.is_some_and(|set_aside| set_aside.overlaps(block));
-        !block.is_empty() && !set_aside && self.ranges.iter().any(|range| range.contains_range(block))
+        let all = self.range_of(block.start()).is_some_and(|range| range.contains_range(block));
+        !block.is_empty() && !set_aside && all
+    }
+
+    /// The range that has `pfn`.
+    fn range_of(&self, pfn: Pfn) -> Option<PfnRange> {
+        // Ascending and disjoint: the last one that begins at or below it.
+        let after = self.ranges.partition_point(|range| range.start() <= pfn);
+        let range = self.ranges[..after].last().copied();
+        range.filter(|range| range.contains(pfn))
+    }
+
+    /// The frames of `range`, one of the pagemap's, that have descriptors: what an altmap sets aside is its beginning.
+    pub(crate) fn described(&self, range: PfnRange) -> PfnRange {
+        let start = match self.set_aside {
+            Some(set_aside) if set_aside.start() == range.start() => set_aside.end(),
+            _ => range.start().get(),
+        };
+        let described = Pfn::new(start).and_then(|pfn| PfnRange::new(pfn, range.end().saturating_sub(start)));
+        described.unwrap_or(range)
     }
 
     /// The first frame of each block of [`order`](Self::order), in ascending order, but those that are set aside.

@@ -147,6 +147,28 @@ fn altmaps() {
 }
 
 #[test]
+fn pages_of_descriptors_in_an_altmap_are_whole() {
+    // A page of 64K has the descriptors of 1024 frames, and a subsection has 32.
+    let geometry = Geometry::ARM64_64K;
+    const LOW: u64 = 1 << 30;
+    let page = geometry.vmemmap_page_order();
+    assert_eq!((page.frames(), geometry.frames_per_subsection()), (1024, 32));
+    let built =
+        |frames, altmap| builder(Kind::Generic).range(range(LOW, frames)).altmap(altmap).build(&geometry);
+    // Descriptors elsewhere, and in the range itself.
+    for frames in [32, 1024 + 32, 2048 - 32] {
+        let refused = built(frames, altmap(LOW - SECTION, 0, 64)).unwrap_err();
+        let misaligned = DevmapError::Misaligned { range: range(LOW, frames), unit: page };
+        assert_eq!(refused.error, misaligned);
+        assert_eq!(refused.altmap.unwrap().free(), 64, "it comes back");
+    }
+    let refused = built(4096, altmap(LOW, 0, 32)).unwrap_err();
+    assert_eq!(refused.error, DevmapError::Misaligned { range: range(LOW, 32), unit: page });
+    assert!(built(1024, altmap(LOW - SECTION, 0, 64)).is_ok());
+    assert!(built(4096, altmap(LOW, 0, 1024)).is_ok());
+}
+
+#[test]
 fn which_frames_are_its_own() {
     let all = range(ONE, SECTION);
     let pagemap = builder(Kind::FsDax).range(all).altmap(altmap(ONE, 0, 1024)).build(&X86).unwrap();
@@ -156,6 +178,22 @@ fn which_frames_are_its_own() {
     assert_eq!(pagemap.bulk_references(), SECTION - 1024);
     let driver = pagemap.operations(Provided::FOLIO_FREE);
     assert!(driver.is_some());
+    // Each frame and block of several ranges, with a hole between them.
+    let two = [
+        range(ONE, SECTION),
+        range(ONE + 2 * SECTION, SUBSECTION),
+        range(ONE + 2 * SECTION + SUBSECTION, SUBSECTION),
+    ];
+    let pagemap =
+        two.iter().fold(builder(Kind::FsDax), |builder, &range| builder.range(range)).build(&X86).unwrap();
+    for frame in ONE - 2..ONE + 3 * SECTION {
+        assert_eq!(pagemap.has(pfn(frame)), two.iter().any(|range| range.contains(pfn(frame))), "{frame}");
+        for frames in [0, 1, 2, SUBSECTION] {
+            let block = range(frame, frames);
+            let held = frames > 0 && two.iter().any(|range| range.contains_range(block));
+            assert_eq!(pagemap.holds(block), held, "{block:?}");
+        }
+    }
     let bare = DevPagemap::builder(Kind::FsDax).range(all).build(&X86).unwrap();
     assert!(bare.operations(Provided::FOLIO_FREE).is_none());
 }

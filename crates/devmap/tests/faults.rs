@@ -10,13 +10,13 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use common::{
-    DEVICE, HEAP_FAILS, SECTION, SUBSECTION, digest, fsdax, generic, looks, machine, machine_with, memory,
-    order, pfn, range,
+    DEVICE, HEAP_FAILS, SECTION, SPACE_FAILS, SUBSECTION, digest, fsdax, generic, looks, machine,
+    machine_with, memory, order, pfn, range, spans,
 };
 use mmkit_addr::{Order, PfnRange};
-use mmkit_devmap::{DevPagemap, DevmapError, UnregisterError};
+use mmkit_devmap::{DevPagemap, DevmapError, Span, UnregisterError};
 use mmkit_sync::Readers;
-use mmkit_vmemmap::{Serial, VmemmapError};
+use mmkit_vmemmap::{MapError, Serial, VmemmapError};
 
 thread_local! {
     static STRUCK: Cell<bool> = const { Cell::new(false) };
@@ -94,6 +94,7 @@ fn every_failure_of_the_frame_allocator() {
         let mut refused = 0;
         for k in 1.. {
             let untouched = digest(&device, &memory, &looked);
+            let spanned = spans(&device);
             memory.fail_nth(k);
             let result = device.register(pagemap.take().unwrap(), &Serial);
             memory.heal();
@@ -104,6 +105,7 @@ fn every_failure_of_the_frame_allocator() {
                     assert!(ranges.contains(&range));
                     assert_eq!(error.error.errno(), 12);
                     assert_eq!(digest(&device, &memory, &looked), untouched, "failure {k}");
+                    assert_eq!(spans(&device), spanned, "failure {k}");
                     pagemap = error.pagemap;
                     refused += 1;
                 }
@@ -161,6 +163,88 @@ fn every_failure_of_the_heap() {
         assert!(refused >= 3, "{refused} allocations failed");
         device.memory().verify().unwrap();
         there.into_iter().for_each(|there| drop(there.unregister(&(), looks(0)).unwrap()));
+        drop(device);
+        memory.assert_no_leaks();
+    }
+}
+
+/// Refuses change `k` of the page tables of what `work` does; whether it came to that.
+fn refusing<T>(k: u64, work: impl FnOnce() -> T) -> (T, bool) {
+    SPACE_FAILS.set(k);
+    let done = work();
+    (done, SPACE_FAILS.replace(0) == 0)
+}
+
+#[test]
+fn every_failure_of_the_page_tables() {
+    for (before, ranges, o) in cases() {
+        let memory = memory(4096);
+        let device = machine(&memory);
+        let there: Vec<_> = before
+            .iter()
+            .map(|&(range, o)| device.register(generic(&[range], o), &Serial).unwrap())
+            .collect();
+        let looked: Vec<_> = before.iter().map(|&(range, _)| range).chain(ranges.iter().copied()).collect();
+        let untouched = (digest(&device, &memory, &looked), spans(&device));
+        let mut pagemap = generic(&ranges, o);
+        let mut refused = 0;
+        let mut registration = loop {
+            let (result, struck) = refusing(refused + 1, || device.register(pagemap, &Serial));
+            match result {
+                Err(error) => {
+                    let DevmapError::Memory { range, cause: VmemmapError::Map(cause) } = error.error else {
+                        panic!("{error}")
+                    };
+                    assert!(struck && ranges.contains(&range));
+                    assert_eq!(cause, MapError::Os { errno: 5 });
+                    let now = (digest(&device, &memory, &looked), spans(&device));
+                    assert_eq!(now, untouched, "change {}", refused + 1);
+                    pagemap = error.pagemap.unwrap();
+                    refused += 1;
+                }
+                Ok(registration) => {
+                    assert!(!struck, "change {} was not noticed", refused + 1);
+                    break registration;
+                }
+            }
+        };
+        assert!(refused >= ranges.len() as u64, "{refused} changes were refused");
+
+        // Taking it away goes on where it was refused: each range is there, or it is not.
+        let mut failed = 0;
+        loop {
+            let k = failed + 1;
+            let present = |device: &common::Device<'_>| {
+                ranges.iter().filter(|range| device.memory().is_present(range.start())).count()
+            };
+            let (there, spanned) = (present(&device), spans(&device));
+            let (result, struck) = refusing(k, || registration.unregister(&(), looks(0)));
+            let error = match result {
+                Ok(_) => {
+                    assert!(!struck, "change {k} was not noticed");
+                    break;
+                }
+                Err(error) => error,
+            };
+            let DevmapError::Memory { range, cause: VmemmapError::Map(_) } = error.error else {
+                panic!("{error}")
+            };
+            assert!(struck && device.memory().is_present(range.start()), "{range:?} is still whole");
+            assert!(error.registration.pagemap().is_dead());
+            let gone = there - present(&device);
+            let frames: u64 =
+                ranges.iter().rev().skip(ranges.len() - there).take(gone).map(|range| range.frames()).sum();
+            let expected =
+                spanned.map(|span| span.map(|span| Span { present: span.present - frames, ..span }));
+            assert_eq!(spans(&device), expected, "what is there is spanned");
+            device.memory().verify().unwrap();
+            registration = error.registration;
+            failed += 1;
+        }
+        assert!(failed > 0);
+        assert_eq!(digest(&device, &memory, &looked), untouched.0);
+        there.into_iter().for_each(|there| drop(there.unregister(&(), looks(0)).unwrap()));
+        assert!(device.registry().is_empty());
         drop(device);
         memory.assert_no_leaks();
     }

@@ -255,6 +255,38 @@ fn a_frame_that_is_lost_to_an_association_is_caught() {
     must_fail("blocks-join-no-undo", last_put_against_association);
 }
 
+/// A last put while it is tried again: what it puts is not taken for lost.
+fn tried_again() {
+    check(|| {
+        let shared = Shared::new(Kind::Generic, 2, None);
+        for frame in 0..2 {
+            let _ = kind_models::hand_out(shared.map.devices, &shared.map, pfn(frame)).unwrap().into_raw();
+        }
+        shared.model.kill();
+        shared.model.retire(&shared.map);
+        // One of them goes past the pagemap.
+        let frozen = shared.kept(1).put().unwrap();
+        drop(frozen.into_free().unwrap());
+        let other = Arc::clone(&shared);
+        let last = thread::spawn(move || drop(other.kept(0)));
+        shared.model.put_lost(&shared.map);
+        last.join().unwrap();
+        shared.model.put_lost(&shared.map);
+        assert_eq!(shared.model.pagemap().references(), 0);
+        shared.is_at_rest(2);
+    });
+}
+
+#[test]
+fn a_last_put_against_a_second_try_2_threads_2_frames_3_preemptions() {
+    tried_again();
+}
+
+#[test]
+fn a_reference_that_is_put_twice_is_caught() {
+    must_fail("generic-rest-count-late", tried_again);
+}
+
 /// Two files map frames that nobody has.
 fn two_associations() {
     check(|| {
@@ -332,6 +364,88 @@ fn files_are_counted_2_threads_3_preemptions() {
 #[test]
 fn a_file_that_is_not_counted_is_caught() {
     must_fail("fsdax-share-load-then-store", files_are_counted);
+}
+
+/// A folio that no file has, though there is a reference.
+fn without_files(shared: &Shared) -> Folio<'_, Map> {
+    let devices = shared.map.devices;
+    let folio = kind_models::associate(devices, &shared.map, pfn(0), order(0), file(1)).unwrap().folio;
+    kind_models::disassociate(devices, &folio, file(1)).unwrap();
+    folio
+}
+
+/// Two files have the folio, one after the other, while somebody asks where it is: in either of the two threads, since a
+/// spawned one does not overtake in all ways that there are.
+fn named_again() {
+    fn files(shared: &Shared) {
+        let devices = shared.map.devices;
+        let got = kind_models::associate(devices, &shared.map, pfn(0), order(0), file(2)).unwrap();
+        kind_models::disassociate(devices, &got.folio, file(2)).unwrap();
+        let last = kind_models::associate(devices, &shared.map, pfn(0), order(0), file(3)).unwrap();
+        assert_eq!((got.made, last.made, last.files), (false, false, 1));
+    }
+    fn look(shared: &Shared) {
+        let folio = shared.map.try_get(pfn(0)).unwrap();
+        let place = kind_models::place_of(&folio);
+        assert!([None, Some(file(2)), Some(file(3))].contains(&place), "{place:?} is none of them");
+    }
+    for (first, second) in [(files as fn(&Shared), look as fn(&Shared)), (look, files)] {
+        check(move || {
+            let shared = Shared::new(Kind::FsDax, 1, None);
+            let _ = without_files(&shared).into_raw();
+            let other = Arc::clone(&shared);
+            let thread = thread::spawn(move || second(&other));
+            first(&shared);
+            thread.join().unwrap();
+            assert_eq!(kind_models::place_of(&shared.kept(0)), Some(file(3)));
+        });
+    }
+}
+
+#[test]
+fn a_folio_that_is_named_again_2_threads_3_preemptions() {
+    named_again();
+}
+
+#[test]
+fn a_place_that_is_half_another_is_caught() {
+    must_fail("fsdax-place-torn", named_again);
+    must_fail("fsdax-name-relaxed", named_again);
+}
+
+/// Two files find a folio that none has: it has a place only while one of them has it.
+fn two_name_it() {
+    check(|| {
+        let shared = Shared::new(Kind::FsDax, 1, None);
+        let _ = without_files(&shared).into_raw();
+        let associate = |shared: &Shared, mapping| {
+            let devices = shared.map.devices;
+            let got = kind_models::associate(devices, &shared.map, pfn(0), order(0), file(mapping));
+            drop(got.unwrap().folio);
+        };
+        let other = Arc::clone(&shared);
+        let second = thread::spawn(move || associate(&other, 2));
+        associate(&shared, 3);
+        second.join().unwrap();
+        let folio = shared.kept(0);
+        assert_eq!((kind_models::files_of(&folio), kind_models::place_of(&folio)), (2, None));
+        // And once more, when both are gone.
+        for mapping in [2, 3] {
+            kind_models::disassociate(shared.map.devices, &folio, file(mapping)).unwrap();
+        }
+        associate(&shared, 4);
+        assert_eq!((kind_models::files_of(&folio), kind_models::place_of(&folio)), (1, Some(file(4))));
+    });
+}
+
+#[test]
+fn two_files_name_a_folio_2_threads_3_preemptions() {
+    two_name_it();
+}
+
+#[test]
+fn a_place_of_two_files_is_caught() {
+    must_fail("fsdax-name-untouched", two_name_it);
 }
 
 /// A file system waits until the last reference is put. It sleeps, and nothing but the put wakes it: so when the user is

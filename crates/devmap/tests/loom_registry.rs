@@ -311,6 +311,30 @@ fn a_late_mapping_holds_for_ever_where_it_is_revoked_once() {
     must_fail("retire-revoke-once", late_mapping);
 }
 
+/// One pagemap is killed while the table is replaced for another: it is hidden in whichever table is left.
+fn killed_while_another_comes() {
+    bounded(|| {
+        let machine = Machine::new();
+        let entry = machine.add();
+        let other = Arc::clone(&machine);
+        let thread = thread::spawn(move || assert!(reserve(&other.registry, range(4, 2)).is_ok()));
+        entry.kill();
+        thread.join().unwrap();
+        assert!(machine.registry.enter().find(pfn(0)).is_none(), "found after it was killed");
+    });
+}
+
+#[test]
+fn kill_against_registering_2_threads_3_preemptions() {
+    killed_while_another_comes();
+}
+
+#[test]
+fn kill_against_registering_fails_where_who_registers_does_not_look_again() {
+    must_fail("registry-publish-forget-killed", killed_while_another_comes);
+    must_fail("registry-publish-no-fence", killed_while_another_comes);
+}
+
 /// Two pagemaps that have a frame in common: one of them is there, and is found, until it goes.
 fn overlapping() {
     fn register(machine: &Machine, range: PfnRange) -> bool {

@@ -5,6 +5,7 @@
 use loom::sync::Arc;
 use loom::thread;
 use mmkit_addr::{Pfn, PfnRange, ZoneId};
+use mmkit_devmap::models::{Spans, add_span};
 use mmkit_devmap::{NodeSpans, Span};
 use mmkit_sync::mutant::must_fail;
 
@@ -90,4 +91,28 @@ fn no_growth_is_lost_2_threads_3_preemptions() {
 fn lost_growths_are_caught_2_threads_3_preemptions() {
     must_fail("spans-no-writer", two_growers);
     must_fail("seq-writers-together", two_growers);
+}
+
+/// Two devices of a node that had none: its spans are made once, and have both.
+fn node_list() {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(|| {
+        let spans = Arc::new(Spans::new());
+        let other = Arc::clone(&spans);
+        let thread = thread::spawn(move || add_span(&other, range(8, 4)));
+        add_span(&spans, range(2, 4));
+        thread.join().unwrap();
+        assert!(is(spans.node().unwrap(), AFTER));
+    });
+}
+
+#[test]
+fn a_nodes_spans_are_made_once_2_threads_3_preemptions() {
+    node_list();
+}
+
+#[test]
+fn spans_that_are_made_twice_are_caught() {
+    must_fail("spans-list-no-recheck", node_list);
 }

@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{
     DEVICE, SECTION, SUBSECTION, X86, digest, generic, looks, machine, memory, order, pfn, private, range,
-    refused, until,
+    refused, spans, until,
 };
-use mmkit_addr::Order;
-use mmkit_devmap::{DevPagemap, DevmapError, FolioError, Kind, UnregisterError};
-use mmkit_page::{GetError, MemMap};
+use mmkit_addr::{NodeId, Order, PfnRange, ZoneId};
+use mmkit_devmap::{DevPagemap, DevmapError, FolioError, Kind, Span, UnregisterError};
+use mmkit_frame::Request;
+use mmkit_page::{GetError, MemMap, Place};
 use mmkit_vmemmap::{Altmap, Serial, VmemmapError};
 
 #[test]
@@ -187,6 +188,122 @@ fn scenario_47_references_of_128_gib() {
     {
         let registration = device.register(pagemap, &Serial).unwrap();
         assert_eq!(registration.pagemap().references(), references);
+        registration.unregister(&(), looks(0)).unwrap();
+    }
+    drop(device);
+    memory.assert_no_leaks();
+}
+
+#[test]
+fn scenario_52_devices_that_go_leave_their_spans() {
+    let memory = memory(4096);
+    let device = machine(&memory);
+    let [low, high] = [range(DEVICE, SECTION), range(DEVICE + 4 * SECTION, 2 * SECTION)];
+    assert_eq!(spans(&device), [None; 2]);
+    let first = device.register(generic(&[low], 9), &Serial).unwrap();
+    let alone = Span { range: low, present: SECTION };
+    assert_eq!(spans(&device), [Some(alone); 2]);
+    assert!(alone.is_contiguous());
+    let second = device.register(private(&[high]), &Serial).unwrap();
+    let both = Span { range: range(DEVICE, 6 * SECTION), present: 3 * SECTION };
+    assert_eq!(spans(&device), [Some(both); 2]);
+    first.unregister(&(), looks(0)).unwrap();
+    let left = Span { present: 2 * SECTION, ..both };
+    assert_eq!(spans(&device), [Some(left); 2], "no shrink");
+    // Whoever is refused changes nothing of it, and a device that fills the hole makes it contiguous.
+    let error = refused(&device, &memory, &[high], generic(&[low, high], 0));
+    assert_eq!(error, DevmapError::Overlap { range: high, with: high });
+    let hole = generic(&[range(DEVICE, 4 * SECTION)], 0);
+    let third = device.register(hole, &Serial).unwrap();
+    assert!(spans(&device).iter().all(|span| span.unwrap().is_contiguous()));
+    second.unregister(&(), looks(0)).unwrap();
+    third.unregister(&(), looks(0)).unwrap();
+    assert_eq!(spans(&device), [Some(Span { present: 0, ..both }); 2]);
+
+    // Another zone of another node is another matter. What an altmap sets aside has no descriptors.
+    let place = Place::new(NodeId::new(2).unwrap(), ZoneId::new(1).unwrap());
+    let section = memory.frames().allocate(Request::new(order(11))).unwrap();
+    let lent = PfnRange::block(section, order(11));
+    // SAFETY: the frames are the test's, until the device is gone.
+    let altmap = unsafe { Altmap::new(section, 0, SUBSECTION) }.unwrap();
+    let builder = DevPagemap::builder(Kind::Generic).range(lent).at(place).altmap(altmap);
+    let registration = device.register(builder.build(&X86).unwrap(), &Serial).unwrap();
+    let described = Span {
+        range: range(section.get() + SUBSECTION, lent.frames() - SUBSECTION),
+        present: lent.frames() - SUBSECTION,
+    };
+    assert_eq!(device.zone_span(place), Some(described));
+    assert_eq!(device.node_span(NodeId::new(1).unwrap()), None);
+    registration.unregister(&(), looks(0)).unwrap();
+    assert_eq!(device.node_span(place.node), Some(Span { present: 0, ..described }));
+    // SAFETY: taken above, at this order, and nothing is in it any more.
+    unsafe { memory.frames().deallocate(section, order(11)) };
+    drop(device);
+    memory.assert_no_leaks();
+}
+
+#[test]
+fn a_pagemap_is_killed_while_a_reader_keeps_another_registration_waiting() {
+    let memory = memory(4096);
+    let device = machine(&memory);
+    let all = range(DEVICE, SECTION);
+    let registration = device.register(generic(&[all], 9), &Serial).unwrap();
+    let reader = device.registry().enter();
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            let pagemap = generic(&[range(DEVICE + SECTION, SECTION)], 9);
+            device.register(pagemap, &Serial).unwrap()
+        });
+        // It has replaced the table, and waits for the reader of the old one.
+        while device.registry().len() < 2 {
+            std::thread::yield_now();
+        }
+        let killer = scope.spawn(|| registration.kill());
+        let begun = std::time::Instant::now();
+        while !killer.is_finished() && begun.elapsed() < std::time::Duration::from_secs(10) {
+            std::thread::yield_now();
+        }
+        let done = killer.is_finished();
+        assert!(!other.is_finished(), "it waits for the reader");
+        drop(reader);
+        assert!(done, "it waited for who waits for the reader");
+        let other = other.join().unwrap();
+        assert!(
+            device.registry().get(all.start()).is_none()
+                && device.registry().enter().find(all.start()).is_none()
+        );
+        other.unregister(&(), looks(0)).unwrap();
+    });
+    registration.unregister(&(), looks(0)).unwrap();
+    drop(device);
+    memory.assert_no_leaks();
+}
+
+#[test]
+fn generic_folios_that_passed_their_pagemap_by_are_found_at_the_second_try() {
+    let memory = memory(4096);
+    let device = machine(&memory);
+    for o in [0, 9] {
+        let all = range(DEVICE, SECTION);
+        let registration = device.register(generic(&[all], o), &Serial).unwrap();
+        let nth = |n: u64| pfn(DEVICE + (n << o));
+        let take = |n| device.take(nth(n), order(o)).unwrap().into_folio();
+        // Before the kill: free by hand.
+        drop(take(0).put().unwrap().into_free().unwrap());
+        let (by_hand, machines, right, held) = (take(1), take(2), take(3), take(4));
+        let through_memory = device.memory().try_get(nth(2)).unwrap();
+        let UnregisterError { error, registration } = registration.unregister(&(), looks(0)).unwrap_err();
+        assert_eq!(error, DevmapError::Held { range: all, held: 5 });
+        // And after it: by hand, and as memory of the machine.
+        drop(by_hand.put().unwrap().into_free().unwrap());
+        drop(machines);
+        drop(through_memory);
+        drop(right);
+        let UnregisterError { error, registration } = registration.unregister(&(), looks(0)).unwrap_err();
+        assert_eq!(error, DevmapError::Held { range: all, held: 1 }, "the one that is held");
+        let UnregisterError { error, registration } = registration.unregister(&(), looks(0)).unwrap_err();
+        assert_eq!(error, DevmapError::Held { range: all, held: 1 }, "nothing is put twice");
+        drop(held);
         registration.unregister(&(), looks(0)).unwrap();
     }
     drop(device);

@@ -5,19 +5,24 @@
 mod common;
 
 use std::ops::ControlFlow;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{DEVICE, Device, SUBSECTION, fsdax, generic, machine, memory, order, pfn, range};
-use mmkit_addr::{Pfn, PfnRange};
-use mmkit_devmap::Revoke;
+use common::{
+    DEVICE, Device, Driver, Registered, SECTION, SUBSECTION, X86, machine, memory, order, pfn, place, range,
+};
+use mmkit_addr::{Order, Pfn, PfnRange};
+use mmkit_devmap::{DevPagemap, DevmapError, Kind, Operations, Owner, Provided, Revoke};
+use mmkit_frame::Request;
 use mmkit_page::MemMap;
-use mmkit_vmemmap::Serial;
+use mmkit_vmemmap::{Altmap, Serial};
 
 /// Frames of each of the devices, and of a hole behind each.
 const FRAMES: u64 = 2 * SUBSECTION;
-const DEVICES: u64 = 3;
+/// Orders of the folios that are used of each device.
+const ORDERS: [u8; 6] = [9, 0, 9, 3, 0, 9];
+const DEVICES: u64 = ORDERS.len() as u64;
 const TIME: Duration = Duration::from_millis(1500);
 
 /// The page table of everybody: for each device the head of the folio that is mapped, which has a reference.
@@ -47,8 +52,8 @@ impl Tables<'_, '_> {
 
 impl Revoke for Tables<'_, '_> {
     fn revoke(&self, range: PfnRange) {
-        let number = (range.start().get() - DEVICE) / (2 * FRAMES);
-        let old = self.mapped[number as usize].lock().unwrap().take();
+        let number = (0..DEVICES as usize).find(|&number| nth(number as u64) == range).unwrap();
+        let old = self.mapped[number].lock().unwrap().take();
         if let Some(old) = old {
             assert!(range.contains(old));
             self.put(old);
@@ -56,8 +61,52 @@ impl Revoke for Tables<'_, '_> {
     }
 }
 
+/// Most of them in one section; the one with an altmap, which cannot be beside shared tails, in the next.
 fn nth(number: u64) -> PfnRange {
-    range(DEVICE + number * 2 * FRAMES, FRAMES)
+    let first = if number == 5 { SECTION } else { number * 2 * FRAMES };
+    range(DEVICE + first, FRAMES)
+}
+
+/// Generic, fs-dax, private and coherent memory, and one with descriptors in memory that is set aside elsewhere.
+fn description(number: u64, driver: &Arc<Driver>, pool: PfnRange) -> DevPagemap {
+    let driver: Arc<dyn Operations> = Arc::clone(driver) as _;
+    let kind = match number {
+        1 => Kind::FsDax,
+        3 => Kind::Private,
+        4 => Kind::Coherent,
+        _ => Kind::Generic,
+    };
+    let o = if kind == Kind::Generic { order(9) } else { Order::ZERO };
+    let builder = DevPagemap::builder(kind).range(nth(number)).order(o).at(place()).owner(Owner(number));
+    let builder = builder.operations(driver);
+    let builder = match number {
+        // SAFETY: the frames are the test's, until the device is gone.
+        5 => builder.altmap(unsafe { Altmap::new(pool.start(), 0, pool.frames()) }.unwrap()),
+        _ => builder,
+    };
+    builder.build(&X86).unwrap()
+}
+
+/// Takes a device away, with little patience and many tries.
+fn take_away<'d, 'f>(
+    tables: &Tables<'d, 'f>,
+    mut registration: Registered<'d, 'f>,
+    timeouts: &AtomicU64,
+) -> DevPagemap {
+    loop {
+        let impatient = |tries| {
+            std::thread::yield_now();
+            if tries < 2 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        match registration.unregister(tables, impatient) {
+            Ok(pagemap) => return pagemap,
+            Err(error) => {
+                assert!(matches!(error.error, DevmapError::Held { .. }), "{error}");
+                timeouts.fetch_add(1, Ordering::Relaxed);
+                registration = error.registration;
+            }
+        }
+    }
 }
 
 #[test]
@@ -65,25 +114,29 @@ fn devices_come_and_go_while_they_are_used() {
     let memory = memory(4096);
     let device = machine(&memory);
     let tables = Tables { device: &device, mapped: (0..DEVICES).map(|_| Mutex::new(None)).collect() };
-    let before = common::digest(&device, &memory, &[]);
-    let (stop, lives, faults, pins) =
-        (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    // Room for the descriptors of one device.
+    let pool = PfnRange::block(memory.frames().allocate(Request::new(order(4))).unwrap(), order(4));
+    let drivers: Vec<_> = (0..DEVICES).map(|_| Driver::new(Provided::all())).collect();
+    let before = (device.memory().usage(), memory.outstanding(), device.registry().len());
+    let stop = AtomicBool::new(false);
+    let [lives, faults, pins, timeouts] = [const { AtomicU64::new(0) }; 4];
+    let taken = [const { AtomicU64::new(0) }; DEVICES as usize];
     std::thread::scope(|scope| {
-        // One that adds and removes two of the devices, another one the third.
-        for mine in [0..2, 2..DEVICES] {
-            let (tables, stop, lives) = (&tables, &stop, &lives);
+        // Three that add and remove two of the devices each.
+        for mine in [[0, 1], [2, 3], [4, 5]] {
+            let (tables, stop, lives, timeouts, drivers) = (&tables, &stop, &lives, &timeouts, &drivers);
             scope.spawn(move || {
+                let mut pagemaps =
+                    mine.map(|number| Some(description(number, &drivers[number as usize], pool)));
                 while !stop.load(Ordering::Relaxed) {
-                    for number in mine.clone() {
-                        let pagemap =
-                            if number == 1 { fsdax(&[nth(number)]) } else { generic(&[nth(number)], 9) };
-                        let registration = tables.device.register(pagemap, &Serial).unwrap();
-                        std::thread::yield_now();
-                        let wait = |_| {
-                            std::thread::yield_now();
-                            ControlFlow::Continue(())
+                    for pagemap in &mut pagemaps {
+                        let given = pagemap.take().unwrap();
+                        let registration = match lives.load(Ordering::Relaxed) % 3 {
+                            0 => tables.device.register_deferred(given).unwrap().finish(),
+                            _ => tables.device.register(given, &Serial).unwrap(),
                         };
-                        registration.unregister(tables, wait).unwrap();
+                        std::thread::yield_now();
+                        *pagemap = Some(take_away(tables, registration, timeouts));
                         lives.fetch_add(1, Ordering::Relaxed);
                     }
                 }
@@ -91,16 +144,16 @@ fn devices_come_and_go_while_they_are_used() {
         }
         // Those who use them.
         for seed in 0..2_u64 {
-            let (tables, stop, faults, pins) = (&tables, &stop, &faults, &pins);
+            let (tables, stop, faults, pins, taken) = (&tables, &stop, &faults, &pins, &taken);
             scope.spawn(move || {
                 let mut state = seed * 2 + 1;
                 while !stop.load(Ordering::Relaxed) {
                     state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                     let number = (state >> 33) % DEVICES;
                     let head = pfn(nth(number).start().get() + ((state >> 40) % 2) * SUBSECTION);
-                    let o = if number == 1 { 0 } else { 9 };
-                    if tables.fault(number, head, o) {
+                    if tables.fault(number, head, ORDERS[number as usize]) {
                         faults.fetch_add(1, Ordering::Relaxed);
+                        taken[number as usize].fetch_add(1, Ordering::Relaxed);
                     }
                     // Somebody who finds the frame, and holds it for a moment.
                     if let Ok(folio) = tables.device.try_get(head)
@@ -123,9 +176,16 @@ fn devices_come_and_go_while_they_are_used() {
     let done = [&lives, &faults, &pins].map(|count| count.load(Ordering::Relaxed));
     assert!(done.iter().all(|&count| count > 0), "lives, faults, pins: {done:?}");
     assert!(tables.mapped.iter().all(|entry| entry.lock().unwrap().is_none()), "revoked, all of them");
-    assert_eq!(common::digest(&device, &memory, &[]), before);
+    // Their drivers heard of each folio once.
+    for number in [3, 4] {
+        let heard = drivers[number].freed.lock().unwrap().len() as u64;
+        assert_eq!(heard, taken[number].load(Ordering::Relaxed), "device {number}");
+    }
+    assert_eq!((device.memory().usage(), memory.outstanding(), device.registry().len()), before);
     device.memory().verify().unwrap();
     drop(tables);
     drop(device);
+    // SAFETY: taken above, at this order, and the memory map is gone.
+    unsafe { memory.frames().deallocate(pool.start(), order(4)) };
     memory.assert_no_leaks();
 }

@@ -2,7 +2,7 @@
 //! Memory that is handed to one user as a whole: every folio has a reference from the beginning, the pagemap's.
 
 use mmkit_addr::Pfn;
-use mmkit_page::{Folio, Frozen, GetError, MemMap, PageFlags, PinUse, PinVerdict};
+use mmkit_page::{Folio, Frozen, GetError, MemMap, PageFlags, PinUse, PinVerdict, State};
 use mmkit_sync::atomic::{Ordering, fence};
 use mmkit_sync::{RawLock, ReadSide, mutant};
 
@@ -51,8 +51,45 @@ fn rest<M: MemMap, R: ReadSide, L: RawLock>(held: Held<'_, R, L>, mut frozen: Fr
     // The device goes, and what is wrong with it goes too.
     blocks::forgive(&mut frozen);
     let references = held.references_of(frozen.order());
+    let early = mutant!("generic-rest-count-late", true, false);
+    let count = |now: bool| {
+        if now {
+            held.folios.rested.fetch_add(references.into(), Ordering::Relaxed);
+            // Release: pairs with the Acquire fence of `put_lost`: who sees the folio at rest sees it counted.
+            fence(Ordering::Release);
+        }
+    };
+    count(early);
     blocks::scatter(frozen, held.order(), &mut |bad| held.folios.bad.push(bad));
+    count(!early);
     held.put(references);
+}
+
+/// Puts the references that stood for folios of a pagemap that was killed and [retired](retire_all), and that somebody let rest
+/// past the pagemap: as a free block, or as memory of the machine.
+///
+/// A folio of generic memory that rests is not ready again. So of all that rest, those that are not counted are such; and one
+/// that is counted and is in somebody's hands, or is bad, makes it one fewer, for a later time.
+///
+/// Cost: a look at each folio.
+pub(crate) fn put_lost<M: MemMap, R: ReadSide, L: RawLock>(
+    registry: &Registry<R, L>,
+    map: &M,
+    pagemap: &Pagemap,
+) {
+    let at_rest = |pfn: &Pfn| {
+        let state = map.enter().page(*pfn).map(|page| page.state());
+        matches!(state, Some(State::Free { parked: true, .. }))
+    };
+    let resting = pagemap.heads().filter(at_rest).count() as u64;
+    // Acquire: pairs with the Release fence of `rest`.
+    fence(Ordering::Acquire);
+    let rested = &pagemap.folios.rested;
+    let lost = resting.saturating_sub(rested.load(Ordering::Relaxed));
+    rested.fetch_add(lost, Ordering::Relaxed);
+    let _reader = registry.enter();
+    // SAFETY: taken by `hold` for folios that rest, and counted as put just now; inside a reader.
+    Pagemap::in_parts(lost, |n| unsafe { pagemap.put(registry.processor(), n) });
 }
 
 /// Takes the pagemap's reference off each folio of a pagemap that was killed. A folio without others rests, and its bulk
@@ -92,6 +129,7 @@ pub(crate) fn hand_out<'m, M: MemMap, R: ReadSide, L: RawLock>(
 ) -> Result<Folio<'m, M>, FolioError> {
     let folio = map.try_get(pfn).map_err(|error| match error {
         GetError::Overflow { .. } => FolioError::References { pfn },
+        GetError::Absent { .. } => FolioError::NoPagemap { pfn },
         _ => FolioError::Busy { pfn },
     })?;
     let held = Held::of_folio(registry, &folio).ok_or(FolioError::NoPagemap { pfn })?;

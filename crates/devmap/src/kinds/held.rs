@@ -38,12 +38,14 @@ impl<R, L> Deref for Held<'_, R, L> {
 
 impl<'r, R: ReadSide, L: RawLock> Held<'r, R, L> {
     /// The pagemap that `words` name, if it has `block`: the words of a folio of the machine's own memory may say
-    /// anything.
+    /// anything. An interval alone proves nothing: the machine may have memory there while it is only reserved, and when
+    /// part of the pagemap was removed.
     fn of(registry: &'r Registry<R, L>, words: &HeadWords<'_>, block: PfnRange) -> Option<Self> {
         let index = words.pagemap()?;
         let reader = registry.enter();
         let pagemap = reader.of_index(index)?;
-        pagemap.holds(block).then(|| Self { registry, pagemap: NonNull::from(pagemap) })
+        let own = pagemap.is_populated() && pagemap.holds(block);
+        own.then(|| Self { registry, pagemap: NonNull::from(pagemap) })
     }
 
     /// The pagemap of a folio that is held.

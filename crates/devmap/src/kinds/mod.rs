@@ -17,6 +17,7 @@ mod words;
 
 use mmkit_addr::{Order, Pfn, PfnRange};
 use mmkit_page::{ClaimError, Folio, Frozen, MemMap, PageFlags, State};
+use mmkit_sync::atomic::AtomicU64;
 use mmkit_sync::{RawLock, ReadSide};
 
 pub use error::FolioError;
@@ -25,7 +26,7 @@ pub use idle::{IdleWait, StillBusy};
 pub use policy::unused_references;
 pub use words::{FilePlace, MappingId};
 
-pub(crate) use generic::retire_all;
+pub(crate) use generic::{put_lost, retire_all};
 pub(crate) use held::Held;
 pub(crate) use words::{HeadWords, ready_words};
 
@@ -38,11 +39,13 @@ pub(crate) struct Folios {
     pub(crate) bad: bad::BadBlocks,
     /// For those who wait until nobody uses a frame.
     pub(crate) idle: idle::IdleCount,
+    /// Generic folios whose reference on the pagemap was put, or is about to be, because they rest.
+    pub(crate) rested: AtomicU64,
 }
 
 impl Folios {
     pub(crate) fn new() -> Self {
-        Self { bad: bad::BadBlocks::new(), idle: idle::IdleCount::new() }
+        Self { bad: bad::BadBlocks::new(), idle: idle::IdleCount::new(), rested: AtomicU64::new(0) }
     }
 
     /// Lets the blocks rest that were kept because of a bad frame: their device goes, and nobody uses its memory again.

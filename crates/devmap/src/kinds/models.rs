@@ -46,6 +46,7 @@ impl<'r, R: ReadSide, L: RawLock> Model<'r, R, L> {
             pageblocks: None,
         };
         let reserved = registry.reserve(Box::new(info)).map_err(|(_, error)| error).expect("there is room");
+        reserved.pagemap().set_populated(true);
         reserved.pagemap().hold();
         reserved.show();
         Self(reserved, registry)
@@ -78,6 +79,11 @@ impl<'r, R: ReadSide, L: RawLock> Model<'r, R, L> {
             // SAFETY: taken by `new`; a model does this once.
             unsafe { self.pagemap().let_go() };
         }
+    }
+
+    /// What is done when it is tried again.
+    pub fn put_lost<M: MemMap>(&self, map: &M) {
+        generic::put_lost(self.1, map, self.pagemap());
     }
 
     /// Whether it has drained.

@@ -96,7 +96,8 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Devmap<S, E> {
     ///
     /// A file calls this once for each entry that it makes, and takes further references as it likes. If another file has
     /// the folio already, it belongs to none alone from now on, and has no place; the files are counted. The one file that
-    /// has it may associate it again, at the same place, and is not counted twice.
+    /// has it may associate it again, at the same place, and is not counted twice. When all of them are gone, and a reference
+    /// is left, the next one has it alone again, and its place is that file's.
     ///
     /// # Errors
     ///
@@ -142,15 +143,17 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Devmap<S, E> {
         folio.count() > folio.mappings().saturating_add(1)
     }
 
-    /// Waits until no frame of `range`, all in one pagemap, is in use: before a file system gives its blocks to somebody else. It
-    /// has unmapped them, and lets nobody map them meanwhile. Linux: `dax_wait_page_idle`.
+    /// Waits until no frame of `range`, all in one pagemap of fs-dax, is in use: before a file system gives its blocks to somebody
+    /// else. It has unmapped them, and lets nobody map them meanwhile. Linux: `dax_wait_page_idle`.
     ///
     /// `pause` is called whenever one is found in use: to sleep, to spin, or to give up. Not inside a reader, nor with a
     /// reference on one of the frames.
     ///
     /// # Errors
     ///
-    /// [`StillBusy`] when `pause` breaks; `None` in the outer result where no pagemap has all of the range.
+    /// [`StillBusy`] when `pause` breaks. In the outer result, [`FolioError::NoPagemap`] where no pagemap has all of the
+    /// range, and [`FolioError::OtherKind`] where it is not of fs-dax: memory of other kinds is its driver's or its user's, who know
+    /// when they have done with it, and generic memory has a reference even when nobody uses it.
     pub fn wait_idle(
         &self,
         range: PfnRange,
@@ -160,6 +163,10 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Devmap<S, E> {
         let found = self.registry().get(pfn).ok_or(FolioError::NoPagemap { pfn })?;
         if !found.holds(range) {
             return Err(FolioError::NoPagemap { pfn: range.last().unwrap_or(pfn) });
+        }
+        let kind = found.kind();
+        if kind != Kind::FsDax {
+            return Err(FolioError::OtherKind { pfn, kind });
         }
         Ok(idle::wait(&found.folios.idle, self, range, pause))
     }

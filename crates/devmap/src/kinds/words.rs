@@ -4,7 +4,7 @@
 use core::num::NonZeroU64;
 
 use mmkit_page::{Folio, Frozen, MemMap, Page};
-use mmkit_sync::atomic::{AtomicU64, Ordering};
+use mmkit_sync::atomic::{AtomicU64, Ordering, fence};
 use mmkit_sync::mutant;
 
 use crate::PagemapIndex;
@@ -29,7 +29,7 @@ pub struct FilePlace {
 /// |---|---|---|---|
 /// | 0 | the pagemap's index | the same | the same |
 /// | 1, 2 | mapping and index, if named | mapping and index of the first file | - |
-/// | 3 | [`NAMED`], [`NAMING`], [`READY`], [`HEAD_BAD`] | files that have it, [`NAMED`], [`HEAD_BAD`] | the driver's |
+/// | 3 | [`NAMED`], [`NAMING`], [`READY`], [`HEAD_BAD`] | files that have it, [`NAMED`], [`NAMING`], [`TOUCHED`], [`HEAD_BAD`], [`NAMINGS`] | the driver's |
 pub(crate) struct HeadWords<'f>(&'f [AtomicU64; Page::WORDS]);
 
 const MAPPING: usize = 1;
@@ -44,6 +44,11 @@ const NAMING: u64 = 1 << 62;
 const READY: u64 = 1 << 61;
 /// The head's frame itself is bad, and not one behind it.
 const HEAD_BAD: u64 = 1 << 60;
+/// While mapping and index were being written, the number of files changed: they are nobody's alone.
+const TOUCHED: u64 = 1 << 59;
+/// How often mapping and index were written again, so that who reads them finds out. It wraps.
+const NAMINGS: u64 = ((1 << 24) - 1) << 32;
+const ONE_NAMING: u64 = 1 << 32;
 /// The number of files.
 const FILES: u64 = (1 << 32) - 1;
 
@@ -59,6 +64,12 @@ pub(crate) enum ShareError {
 /// The words of a generic folio that the pagemap has the only reference to.
 pub(crate) const fn ready_words(pagemap: PagemapIndex) -> [u64; Page::WORDS] {
     [pagemap.word(), 0, 0, READY]
+}
+
+/// The state of a folio that `files` have, none of them alone; whoever is writing a place is told.
+fn shared(state: u64, files: u64) -> u64 {
+    let touched = if state & NAMING == 0 { 0 } else { mutant!("fsdax-name-untouched", TOUCHED, 0) };
+    state & (HEAD_BAD | NAMINGS | NAMING) | touched | files
 }
 
 impl<'f> HeadWords<'f> {
@@ -121,12 +132,26 @@ impl<'f> HeadWords<'f> {
 
     /// Where the folio is in a file, if one and only one has it.
     pub(crate) fn place(&self) -> Option<FilePlace> {
-        // Acquire: pairs with the Release of `name`.
-        if self.0[STATE].load(Ordering::Acquire) & NAMED == 0 {
-            return None;
+        self.look().1
+    }
+
+    /// The state, and the place that it stands for.
+    fn look(&self) -> (u64, Option<FilePlace>) {
+        loop {
+            // Acquire: pairs with the Release of `name` and `name_again`.
+            let state = self.0[STATE].load(Ordering::Acquire);
+            if state & NAMED == 0 {
+                return (state, None);
+            }
+            let mapping = NonZeroU64::new(self.0[MAPPING].load(Ordering::Relaxed)).map(MappingId);
+            let index = self.0[INDEX].load(Ordering::Relaxed);
+            // Acquire: pairs with the Release fence of `name_again`: who has read a word of a later naming sees its number.
+            fence(Ordering::Acquire);
+            let changed = (state ^ self.0[STATE].load(Ordering::Relaxed)) & (NAMINGS | NAMED);
+            if mutant!("fsdax-place-torn", changed == 0, true) {
+                return (state, mapping.map(|mapping| FilePlace { mapping, index }));
+            }
         }
-        let mapping = NonZeroU64::new(self.0[MAPPING].load(Ordering::Relaxed)).map(MappingId)?;
-        Some(FilePlace { mapping, index: self.0[INDEX].load(Ordering::Relaxed) })
     }
 
     /// Says where a generic folio is in a file, unless that was said before; whether it was not.
@@ -153,45 +178,77 @@ impl<'f> HeadWords<'f> {
     }
 
     /// One more file has the folio; how many there are. The one that is there alone, at the same place, is not counted
-    /// again.
+    /// again. Where no file has it, its place is that of this one.
     pub(crate) fn share(&self, place: FilePlace) -> Result<u32, ShareError> {
         if self.place() == Some(place) {
             return Ok(1);
         }
-        self.change(|state| {
-            let files = state & FILES;
-            if files == FILES { Err(ShareError::TooMany) } else { Ok(state & HEAD_BAD | (files + 1)) }
-        })
+        let state = self.change(|state, _| match state & FILES {
+            FILES => Err(ShareError::TooMany),
+            0 if state & (NAMED | NAMING) == 0 => {
+                let number = state.wrapping_add(ONE_NAMING) & NAMINGS;
+                Ok(state & HEAD_BAD | number | NAMING | 1)
+            }
+            files => Ok(shared(state, files + 1)),
+        })?;
+        if state & (NAMING | TOUCHED) == NAMING {
+            // The mark was set just now: whoever finds it adds the other one.
+            self.name_again(place);
+        }
+        Ok((state & FILES) as u32)
     }
 
     /// One file fewer; how many are left.
     pub(crate) fn unshare(&self, place: FilePlace) -> Result<u32, ShareError> {
-        let named = self.place();
-        self.change(|state| match (state & NAMED != 0, state & FILES) {
-            (true, _) if named != Some(place) => Err(ShareError::NotOne),
-            (_, 0) => Err(ShareError::NotOne),
-            (_, files) => Ok(state & HEAD_BAD | (files - 1)),
-        })
+        let state = self.change(|state, named| match state & FILES {
+            _ if named.is_some_and(|named| named != place) => Err(ShareError::NotOne),
+            0 => Err(ShareError::NotOne),
+            files => Ok(shared(state, files - 1)),
+        })?;
+        Ok((state & FILES) as u32)
     }
 
-    fn change(&self, next: impl Fn(u64) -> Result<u64, ShareError>) -> Result<u32, ShareError> {
+    /// Writes the place of the one file that has the folio, for who has set [`NAMING`].
+    fn name_again(&self, place: FilePlace) {
+        // Release: pairs with the Acquire fence of `look`.
+        fence(Ordering::Release);
+        self.0[MAPPING].store(place.mapping.0.get(), Ordering::Relaxed);
+        self.0[INDEX].store(place.index, Ordering::Relaxed);
         let state = &self.0[STATE];
-        // Relaxed: the number and the mark are one word, and what the mark stands for was written before the folio had a
-        // reference.
+        // Release: pairs with the Acquire of `look`, and with that of `change`, for who writes the next place.
+        let order = mutant!("fsdax-name-relaxed", Ordering::Release, Ordering::Relaxed);
         let mut seen = state.load(Ordering::Relaxed);
         loop {
-            let new = next(seen)?;
+            let named = if seen & TOUCHED == 0 { NAMED } else { 0 };
+            let new = seen & !(NAMING | TOUCHED) | named;
+            match state.compare_exchange_weak(seen, new, order, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// Changes the state to `next` of it and of the place that it stands for. The new state.
+    fn change(
+        &self,
+        next: impl Fn(u64, Option<FilePlace>) -> Result<u64, ShareError>,
+    ) -> Result<u64, ShareError> {
+        let state = &self.0[STATE];
+        loop {
+            let (seen, named) = self.look();
+            let new = next(seen, named)?;
+            // Acquire: pairs with the Release of `name_again`: the words of one naming are written after those of the one
+            // before. The number and the marks are one word.
             let exchanged = mutant!(
                 "fsdax-share-load-then-store",
-                state.compare_exchange_weak(seen, new, Ordering::Relaxed, Ordering::Relaxed),
+                state.compare_exchange_weak(seen, new, Ordering::Acquire, Ordering::Relaxed),
                 {
                     state.store(new, Ordering::Relaxed);
                     Ok::<u64, u64>(seen)
                 }
             );
-            match exchanged {
-                Ok(_) => return Ok((new & FILES) as u32),
-                Err(now) => seen = now,
+            if exchanged.is_ok() {
+                return Ok(new);
             }
         }
     }

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use mmkit_addr::PfnRange;
+use mmkit_sync::{RawLock, ReadSide};
 use mmkit_vmemmap::{Altmap, Executor, Populate, Staged, Vmemmap, VmemmapEnv, VmemmapError, VmemmapSpace};
 
 use super::Registration;
@@ -65,15 +66,11 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Devmap<S, E> {
         };
         match self.populate(&reserved, altmap.as_mut(), executor) {
             Ok(()) => {
-                let pagemap = reserved.pagemap();
-                pagemap.hold();
+                reserved.pagemap().hold();
                 reserved.show();
                 Ok(Registration::new(self, reserved, altmap))
             }
-            Err(error) => {
-                let info = reserved.release().ok();
-                Err(RegisterError { error, pagemap: info.map(|info| DevPagemap { info, altmap }) })
-            }
+            Err(error) => Err(given_up(reserved, error, altmap)),
         }
     }
 
@@ -87,9 +84,25 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Devmap<S, E> {
     where
         Vmemmap<S, E>: Sync,
     {
+        let stages = self.stage_all(reserved, altmap, false)?;
+        run_all(&stages, executor);
+        self.populated(reserved);
+        Stages(stages).publish();
+        Ok(())
+    }
+
+    /// Memory for the descriptors of all ranges, or of none. Dropping what is staged undoes it. `deferred` as
+    /// [`Staged::deferred`] has it.
+    pub(super) fn stage_all<'a>(
+        &'a self,
+        reserved: &Reserved<'_, E::Read, E::Lock>,
+        altmap: Option<&'a mut Altmap>,
+        deferred: bool,
+    ) -> Result<Vec<Staged<'a, S, E>>, DevmapError> {
         let info: &PagemapInfo = reserved.pagemap();
-        // Dropping what is staged undoes it.
-        let mut stages: Vec<Staged<'_, S, E>> = list(info.ranges().len())?;
+        let mut stages = list(info.ranges().len())?;
+        // So that nothing fails when they are extended.
+        self.spans.of(info.place().node)?;
         let mut altmap = altmap;
         for &range in info.ranges() {
             let mut request = Populate::new(range).compounds(info.order()).at(info.place());
@@ -104,19 +117,62 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Devmap<S, E> {
             if let Some(kind) = info.pageblocks {
                 request = request.pageblocks(kind);
             }
-            stages.push(self.memory().stage(request).map_err(|cause| refused(range, cause))?);
+            let staged = self.memory().stage(request).map_err(|cause| refused(range, cause))?;
+            stages.push(if deferred { staged.deferred() } else { staged });
         }
-        run_all(&stages, executor);
-        for stage in stages {
+        Ok(stages)
+    }
+
+    /// All of its memory is staged, and none of it visible. From now on what is found there is its own, and spanned.
+    pub(super) fn populated(&self, reserved: &Reserved<'_, E::Read, E::Lock>) {
+        let pagemap = reserved.pagemap();
+        pagemap.set_populated(true);
+        let place = pagemap.place();
+        if let Some(spans) = self.spans.find(place.node) {
+            for &range in pagemap.ranges() {
+                let added = spans.add(place.zone, pagemap.described(range));
+                debug_assert!(added.is_ok(), "intervals of the registry do not overlap: {added:?}");
+            }
+        }
+    }
+}
+
+/// The description again, of what could not be registered.
+pub(super) fn given_up<R: ReadSide, L: RawLock>(
+    reserved: Reserved<'_, R, L>,
+    error: DevmapError,
+    altmap: Option<Altmap>,
+) -> RegisterError {
+    let info = reserved.release().ok();
+    RegisterError { error, pagemap: info.map(|info| DevPagemap { info, altmap }) }
+}
+
+/// What is staged of a pagemap that is found to be populated: if a callback panics half way, the frames stay reserved, and
+/// are not given to somebody else.
+pub(super) struct Stages<'m, S: VmemmapSpace, E: VmemmapEnv>(pub(super) Vec<Staged<'m, S, E>>);
+
+impl<S: VmemmapSpace, E: VmemmapEnv> Stages<'_, S, E> {
+    /// Makes all of them visible, one after the other.
+    pub(super) fn publish(&mut self) {
+        while let Some(stage) = self.0.pop() {
             stage.publish();
         }
-        Ok(())
+    }
+}
+
+impl<S: VmemmapSpace, E: VmemmapEnv> Drop for Stages<'_, S, E> {
+    fn drop(&mut self) {
+        while let Some(stage) = self.0.pop() {
+            core::mem::forget(stage);
+        }
     }
 }
 
 /// Writes all parts of all stages, those of different ranges beside each other.
-fn run_all<S: VmemmapSpace, E: VmemmapEnv, X: Executor + ?Sized>(stages: &[Staged<'_, S, E>], executor: &X)
-where
+pub(super) fn run_all<S: VmemmapSpace, E: VmemmapEnv, X: Executor + ?Sized>(
+    stages: &[Staged<'_, S, E>],
+    executor: &X,
+) where
     Vmemmap<S, E>: Sync,
 {
     let parts = stages.iter().map(|stage| stage.progress().parts).sum();

@@ -78,6 +78,11 @@ impl<'d, S: VmemmapSpace, E: VmemmapEnv> Registration<'d, S, E> {
         Self { devmap, reserved: Some(reserved), altmap, let_go: false, removed: 0 }
     }
 
+    /// The altmap comes back, from where it was in use.
+    pub(super) fn set_altmap(&mut self, altmap: Option<Altmap>) {
+        self.altmap = altmap;
+    }
+
     /// The pagemap.
     #[must_use]
     pub fn pagemap(&self) -> &Pagemap {
@@ -89,11 +94,15 @@ impl<'d, S: VmemmapSpace, E: VmemmapEnv> Registration<'d, S, E> {
         }
     }
 
-    /// From now on nobody finds the pagemap or gets a reference; who has one keeps it. Linux: `percpu_ref_kill`.
+    /// From now on nobody gets a reference or finds the pagemap; who has one keeps it. Linux: `percpu_ref_kill`.
+    ///
+    /// It takes no lock and waits for nobody, so it may be called from inside a reader. A lookup that meets another pagemap
+    /// being registered or released at this moment may still find this one, dead.
+    ///
+    /// Cost: a full fence, the registry's read side, and a look at each interval of the registry.
     pub fn kill(&self) {
         if let Some(reserved) = &self.reserved {
-            reserved.pagemap().kill();
-            reserved.hide();
+            reserved.kill();
         }
     }
 
@@ -115,8 +124,11 @@ impl<'d, S: VmemmapSpace, E: VmemmapEnv> Registration<'d, S, E> {
     /// claimed a free frame. The pagemap is killed, everything else is as it was or gone, range by range; trying again goes on
     /// from there.
     ///
+    /// Folios of generic memory that somebody let rest past the pagemap ([`Devmap`]) are found when it is tried again.
+    ///
     /// Cost: two loads per processor each time it looks for references; that of [`mmkit_vmemmap::Vmemmap::remove`]
-    /// for each range; a wait for readers.
+    /// for each range; a wait for readers. Of generic memory two compare-exchanges for each folio the first time, and a look at
+    /// each when it is tried again.
     pub fn unregister(
         mut self,
         revoke: &dyn Revoke,
@@ -142,11 +154,16 @@ impl<'d, S: VmemmapSpace, E: VmemmapEnv> Registration<'d, S, E> {
             // SAFETY: `hold` took them before the intervals were shown, and they are put once: this is called once.
             _ => unsafe { pagemap.let_go() },
         };
+        if *let_go && reserved.pagemap().kind() == Kind::Generic {
+            kinds::put_lost(devmap.registry(), devmap, reserved.pagemap());
+        }
         let retired = reserved.retire(let_go, stop, &mut |range| revoke.revoke(range), pause);
         if let (Err(held), Some(&range)) = (retired, reserved.pagemap().ranges().first()) {
             return Err(DevmapError::Held { range, held });
         }
         reserved.pagemap().folios.forgive(devmap);
+        // Nobody has a folio of it. What is populated in the intervals from now on is others'.
+        reserved.pagemap().set_populated(false);
         self.remove()?;
         let Some(reserved) = self.reserved.take() else { return Err(DevmapError::NoRange) };
         reserved.release().map_err(|(reserved, error)| {
@@ -160,13 +177,22 @@ impl<'d, S: VmemmapSpace, E: VmemmapEnv> Registration<'d, S, E> {
         let Self { devmap, reserved: Some(reserved), altmap, removed, .. } = self else {
             return Ok(());
         };
-        let ranges = reserved.pagemap().ranges();
+        let (pagemap, place) = (reserved.pagemap(), reserved.pagemap().place());
+        let (ranges, spans) = (pagemap.ranges(), devmap.spans.find(place.node));
         while let Some(&range) = ranges.len().checked_sub(*removed + 1).and_then(|at| ranges.get(at)) {
+            // Before: a span that is contiguous has no holes.
+            let described = pagemap.described(range);
+            let gone = spans.is_none_or(|spans| spans.remove(place.zone, described).is_ok());
+            debug_assert!(gone, "it was added when it was populated");
             let result = match altmap {
                 Some(altmap) => devmap.memory().remove_altmap(range, altmap),
                 None => devmap.memory().remove(range),
             };
-            result.map_err(|cause| DevmapError::Memory { range, cause })?;
+            if let Err(cause) = result {
+                let back = spans.is_none_or(|spans| spans.add(place.zone, described).is_ok());
+                debug_assert!(back, "it was there");
+                return Err(DevmapError::Memory { range, cause });
+            }
             *removed += 1;
         }
         Ok(())

@@ -5,6 +5,7 @@ use alloc::boxed::Box;
 use core::fmt;
 use core::ops::Deref;
 
+use mmkit_sync::atomic::{AtomicBool, Ordering};
 use mmkit_sync::{LiveRef, Shard, Shards};
 
 use crate::heap::array;
@@ -26,6 +27,9 @@ pub struct Pagemap {
     info: Box<PagemapInfo>,
     index: PagemapIndex,
     live: LiveRef<Counters>,
+    /// Whether the descriptors of its frames are its own: from when all of them are staged until the first are removed.
+    /// Before and after that, the machine may have memory in its intervals.
+    populated: AtomicBool,
     pub(crate) folios: Folios,
 }
 
@@ -35,7 +39,8 @@ impl Pagemap {
     }
 
     pub(super) fn new(info: Box<PagemapInfo>, index: PagemapIndex, counters: Box<[Shard]>) -> Self {
-        Self { info, index, live: LiveRef::new(Counters(counters)), folios: Folios::new() }
+        let live = LiveRef::new(Counters(counters));
+        Self { info, index, live, populated: AtomicBool::new(false), folios: Folios::new() }
     }
 
     pub(super) fn into_info(self) -> Box<PagemapInfo> {
@@ -60,6 +65,18 @@ impl Pagemap {
         self.live.held()
     }
 
+    /// Whether a folio of its frames is its own, and not memory of the machine: for those who have one.
+    pub(crate) fn is_populated(&self) -> bool {
+        // Relaxed: the folio's frames became present after the mark was set, or not before it was taken off and they were
+        // removed, and whoever has the folio has seen them present.
+        self.populated.load(Ordering::Relaxed)
+    }
+
+    /// Descriptors are staged for all of its frames, and are about to become present; or they are about to be removed.
+    pub(crate) fn set_populated(&self, populated: bool) {
+        self.populated.store(populated, Ordering::Relaxed);
+    }
+
     /// Takes `n` references, unless it is going. Whoever has one finds what is behind this in place.
     #[must_use]
     pub(crate) fn get(&self, processor: usize, n: u32) -> bool {
@@ -79,7 +96,7 @@ impl Pagemap {
 
     /// Takes the references that stand for the memory itself, before anybody finds it.
     pub(crate) fn hold(&self) {
-        self.bulk(|n| {
+        Self::in_parts(self.bulk_references(), |n| {
             let alive = self.get(0, n);
             debug_assert!(alive, "nobody kills what nobody finds");
         });
@@ -92,11 +109,11 @@ impl Pagemap {
     /// They were taken, and are put once.
     pub(crate) unsafe fn let_go(&self) {
         // SAFETY: those that `hold` took, by the caller's promise, who has this registered still.
-        self.bulk(|n| unsafe { self.put(0, n) });
+        Self::in_parts(self.bulk_references(), |n| unsafe { self.put(0, n) });
     }
 
-    fn bulk(&self, mut each: impl FnMut(u32)) {
-        let mut left = self.bulk_references();
+    /// Calls `each` for parts of `left` references, which are taken or put in one go.
+    pub(crate) fn in_parts(mut left: u64, mut each: impl FnMut(u32)) {
         while left > 0 {
             let n = u32::try_from(left).unwrap_or(u32::MAX);
             each(n);

@@ -42,6 +42,13 @@ impl<'r, R: ReadSide, L: RawLock> RegistryReader<'r, R, L> {
         Some(unsafe { pagemap.as_ref() })
     }
 
+    /// The pagemap of `pfn`, visible or not.
+    pub(crate) fn find_reserved(&self, pfn: Pfn) -> Option<&Pagemap> {
+        let pagemap = self.table().find_reserved(pfn)?;
+        // SAFETY: as for `find`.
+        Some(unsafe { pagemap.as_ref() })
+    }
+
     /// The pagemap of that index, visible or going: for those who have a folio of it.
     ///
     /// Cost: two loads.

@@ -8,7 +8,7 @@ use core::ops::ControlFlow;
 use core::ptr::NonNull;
 
 use mmkit_addr::PfnRange;
-use mmkit_sync::atomic::Ordering;
+use mmkit_sync::atomic::{Ordering, fence};
 use mmkit_sync::{RawLock, ReadSide, Shard, mutant};
 
 use super::table::Table;
@@ -119,10 +119,12 @@ impl<R: ReadSide, L: RawLock> Registry<R, L> {
         // Release: pairs with the Acquire of `table`.
         let order = mutant!("registry-publish-relaxed", Ordering::Release, Ordering::Relaxed);
         let old = self.table.swap(Box::into_raw(next), order);
+        self.hide_killed();
         let waited = mutant!("registry-publish-no-wait", self.read_side.synchronize(), Ok(()));
         if waited.is_err() {
             // Release: pairs with the Acquire of `table`.
             self.table.store(old, Ordering::Release);
+            self.hide_killed();
             return Err(DevmapError::InsideReader);
         }
         // SAFETY: made from a box, replaced, and its readers have left; the lock is held.
@@ -131,6 +133,15 @@ impl<R: ReadSide, L: RawLock> Registry<R, L> {
             *spare = Some(old);
         }
         Ok(())
+    }
+}
+
+impl<R: ReadSide, L: RawLock> Registry<R, L> {
+    /// Hides what was killed while the table was copied, in the one that was just put in place.
+    fn hide_killed(&self) {
+        // SeqCst: pairs with the fence of `Reserved::kill`: either the death is seen here, or who kills finds this table.
+        mutant!("registry-publish-no-fence", fence(Ordering::SeqCst), ());
+        mutant!("registry-publish-forget-killed", self.table().hide_dead(), ());
     }
 }
 
@@ -147,9 +158,16 @@ impl<R: ReadSide, L: RawLock> Reserved<'_, R, L> {
         self.registry.table().show(self.pagemap);
     }
 
-    /// Makes them invisible.
-    pub(crate) fn hide(&self) {
-        let _spare = self.registry.spare.lock();
+    /// Kills the pagemap and makes the intervals invisible. No lock is taken, so it may be called by a reader, for whom the holder of
+    /// the lock may be waiting.
+    ///
+    /// If the table is just being replaced, a lookup may find the pagemap once more, dead, before whoever replaces it has seen
+    /// that.
+    pub(crate) fn kill(&self) {
+        self.pagemap().kill();
+        // SeqCst: pairs with the fence of `hide_killed`.
+        fence(Ordering::SeqCst);
+        let _reader = self.registry.read_side.enter();
         self.registry.table().hide(self.pagemap);
     }
 
@@ -171,8 +189,7 @@ impl<R: ReadSide, L: RawLock> Reserved<'_, R, L> {
     ) -> Result<(), u64> {
         let pagemap = self.pagemap();
         let mut revoke_all = || pagemap.ranges().iter().for_each(|&range| revoke(range));
-        pagemap.kill();
-        self.hide();
+        self.kill();
         if !*let_go {
             revoke_all();
             stop(pagemap);

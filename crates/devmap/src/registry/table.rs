@@ -71,6 +71,12 @@ impl Table {
         inside.then_some(span.of)
     }
 
+    /// The pagemap of `pfn`, visible or not.
+    pub(super) fn find_reserved(&self, pfn: Pfn) -> Option<NonNull<Pagemap>> {
+        let at = self.starts[..self.len()].partition_point(|&start| start <= pfn.get()).checked_sub(1)?;
+        (pfn.get() < self.ends[at]).then_some(self.spans[at].of)
+    }
+
     /// The pagemap of that index, visible or not.
     #[inline]
     pub(super) fn of_index(&self, index: PagemapIndex) -> Option<NonNull<Pagemap>> {
@@ -109,6 +115,17 @@ impl Table {
     pub(super) fn hide(&self, of: NonNull<Pagemap>) {
         for span in self.spans[..self.len()].iter().filter(|span| span.of == of) {
             span.shown.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Makes those invisible whose pagemap was killed: for the holder of the lock, who keeps the pagemaps of the table.
+    pub(super) fn hide_dead(&self) {
+        for span in &self.spans[..self.len()] {
+            // SAFETY: a pagemap that the table has is freed by the holder of the lock only.
+            let of = unsafe { span.of.as_ref() };
+            if of.is_dead() {
+                span.shown.store(0, Ordering::Relaxed);
+            }
         }
     }
 

@@ -2,21 +2,23 @@
 //! What the tests share: a machine with devices, and what can be told of its state.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 
 use mmkit_addr::{Geometry, NodeId, Order, Pfn, PfnRange, ZoneId};
-use mmkit_devmap::{DevPagemap, Devmap, DevmapError, Kind, Operations, Owner, Provided, Registration};
+use mmkit_devmap::{DevPagemap, Devmap, DevmapError, Kind, Operations, Owner, Provided, Registration, Span};
 use mmkit_frame::test_util::{Snapshot, TestFrames};
 use mmkit_frame::{AllocError, Bare, DirectMap, Env, FrameAllocator, Frames, Request};
-use mmkit_page::Place;
+use mmkit_page::{Page, Place};
 use mmkit_pgtable::X86_64;
-use mmkit_sync::{Epoch, ReadSide, SpinLock};
-use mmkit_vmemmap::{TableSpace, TailSlot, Usage, Vmemmap, VmemmapEnv};
+use mmkit_sync::{Epoch, Events, ReadSide, SpinLock};
+use mmkit_vmemmap::{
+    Backing, Behind, MapError, SpaceUsage, TableSpace, TailSlot, Usage, Vmemmap, VmemmapEnv, VmemmapSpace,
+};
 
 pub const X86: Geometry = Geometry::X86_64;
 /// Frames of a subsection.
@@ -30,6 +32,21 @@ std::thread_local! {
     /// Allocations of this thread's heap until one fails, where a test asks for that; 0 where none does. What is beneath the
     /// crate that is tested is left out.
     pub static HEAP_FAILS: Cell<u64> = const { Cell::new(0) };
+    /// Where this thread meets another one, twice, at its next pause between two parts of long work.
+    pub static MEET: RefCell<Option<Arc<Barrier>>> = const { RefCell::new(None) };
+}
+
+/// Pauses in which a test can look at what is half done.
+#[derive(Clone, Copy, Debug)]
+pub struct Pauses;
+
+impl Events for Pauses {
+    fn pause(&self) {
+        if let Some(barrier) = MEET.take() {
+            barrier.wait();
+            barrier.wait();
+        }
+    }
 }
 
 /// The test allocator, whose own lists never want for memory.
@@ -101,7 +118,7 @@ unsafe impl<'f, R: ReadSide> Env for TestEnv<'f, R> {
     type Map = Two<'f>;
     type Lock = SpinLock;
     type Read = R;
-    type Events = ();
+    type Events = Pauses;
 
     fn frames(&self) -> &Frames<Two<'f>, Two<'f>> {
         &self.frames
@@ -111,8 +128,8 @@ unsafe impl<'f, R: ReadSide> Env for TestEnv<'f, R> {
         &self.read_side
     }
 
-    fn events(&self) -> &() {
-        &()
+    fn events(&self) -> &Pauses {
+        &Pauses
     }
 }
 
@@ -125,7 +142,76 @@ unsafe impl<R: ReadSide> VmemmapEnv for TestEnv<'_, R> {
     }
 }
 
-pub type Space<'f> = TableSpace<X86_64, Bare<Two<'f>, Two<'f>>>;
+/// Page tables that refuse their `k`-th change of this thread from now on, where a test asks for that.
+pub struct Refusing<S>(S);
+
+std::thread_local! {
+    /// Changes until one is refused; 0 where none is.
+    pub static SPACE_FAILS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Whether this change is the one.
+fn refuses() -> Result<(), MapError> {
+    let left = SPACE_FAILS.get();
+    SPACE_FAILS.set(left.saturating_sub(1));
+    if left == 1 { Err(MapError::Os { errno: 5 }) } else { Ok(()) }
+}
+
+// SAFETY: every call is passed on to the space inside, but for those that are refused before anything has changed.
+unsafe impl<S: VmemmapSpace> VmemmapSpace for Refusing<S> {
+    type Unmapped<'a>
+        = S::Unmapped<'a>
+    where
+        Self: 'a;
+
+    fn base_shift(&self) -> u32 {
+        self.0.base_shift()
+    }
+
+    fn reaches(&self, pfn: Pfn, bytes: NonNull<u8>) -> bool {
+        self.0.reaches(pfn, bytes)
+    }
+
+    fn behind(&self, page: u64) -> Behind {
+        self.0.behind(page)
+    }
+
+    unsafe fn descriptor(&self, pfn: Pfn) -> Option<NonNull<Page>> {
+        // SAFETY: passed on to the caller.
+        unsafe { self.0.descriptor(pfn) }
+    }
+
+    unsafe fn map(&self, pages: Range<u64>, backing: Backing, node: NodeId) -> Result<(), MapError> {
+        refuses()?;
+        // SAFETY: passed on to the caller.
+        unsafe { self.0.map(pages, backing, node) }
+    }
+
+    unsafe fn unmap(&self, pages: Range<u64>) -> Result<Self::Unmapped<'_>, MapError> {
+        refuses()?;
+        // SAFETY: passed on to the caller.
+        unsafe { self.0.unmap(pages) }
+    }
+
+    fn translates(&self) -> bool {
+        self.0.translates()
+    }
+
+    fn flush(&self, pages: Range<u64>) {
+        self.0.flush(pages);
+    }
+
+    unsafe fn reclaim(&self) {
+        // SAFETY: passed on to the caller.
+        unsafe { self.0.reclaim() }
+    }
+
+    fn usage(&self) -> SpaceUsage {
+        self.0.usage()
+    }
+}
+
+pub type Space<'f> = Refusing<TableSpace<X86_64, Bare<Two<'f>, Two<'f>>>>;
 pub type Device<'f, R = Epoch> = Devmap<Space<'f>, TestEnv<'f, R>>;
 pub type Registered<'d, 'f> = Registration<'d, Space<'f>, TestEnv<'f>>;
 
@@ -143,7 +229,7 @@ pub fn machine_with<R: ReadSide + Default>(memory: &TestFrames) -> Device<'_, R>
     let space = TableSpace::new(Bare::new(bundle(memory)), X86, NodeId::ZERO).unwrap();
     let slots = core::array::from_fn(|_| TailSlot::new());
     let env = TestEnv { frames: bundle(memory), read_side: R::default(), slots };
-    let map = Vmemmap::new(X86, space, env).unwrap();
+    let map = Vmemmap::new(X86, Refusing(space), env).unwrap();
     Devmap::new(map, R::default()).unwrap()
 }
 
@@ -258,6 +344,11 @@ pub fn digest<R: ReadSide>(device: &Device<'_, R>, memory: &TestFrames, ranges: 
     digest
 }
 
+/// What the devices' zone and node span: that grows, and so is no part of the digest.
+pub fn spans<R: ReadSide>(device: &Device<'_, R>) -> [Option<Span>; 2] {
+    [device.zone_span(place()), device.node_span(NodeId::ZERO)]
+}
+
 /// Registers `pagemap`, which must be refused and change nothing.
 #[track_caller]
 pub fn refused(
@@ -266,10 +357,10 @@ pub fn refused(
     looked: &[PfnRange],
     pagemap: DevPagemap,
 ) -> DevmapError {
-    let before = digest(device, memory, looked);
+    let before = (digest(device, memory, looked), spans(device));
     let ranges = pagemap.ranges().to_vec();
     let error = device.register(pagemap, &mmkit_vmemmap::Serial).unwrap_err();
-    assert_eq!(digest(device, memory, looked), before, "{error}");
+    assert_eq!((digest(device, memory, looked), spans(device)), before, "{error}");
     assert_eq!(error.pagemap.unwrap().ranges(), ranges, "the description comes back");
     error.error
 }

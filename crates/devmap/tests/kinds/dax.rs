@@ -208,7 +208,7 @@ fn generic_memory_that_is_not_there_to_be_handed_out() {
     let device =
         DaxDevice::new(&machine, description(Kind::Generic, HUGE, 0, &Driver::new()), id(1), &Serial)
             .unwrap();
-    assert_eq!(machine.hand_out(at(HUGE)).unwrap_err(), FolioError::Busy { pfn: at(HUGE) });
+    assert_eq!(machine.hand_out(at(HUGE)).unwrap_err(), FolioError::NoPagemap { pfn: at(HUGE) });
     let folio = machine.hand_out(at(1)).unwrap();
     device.kill();
     assert_eq!(machine.hand_out(at(2)).unwrap_err(), FolioError::Gone { pfn: at(2) });

@@ -116,3 +116,41 @@ fn a_mapper_that_cannot_be_stopped_is_an_error_with_the_folio_marked() {
     assert_eq!(machine.memory_failure(at(1), &mappers), Ok(Failure::Known));
     remove(registration);
 }
+
+#[test]
+fn of_a_device_that_is_going_what_somebody_has_is_dealt_with() {
+    let memory = TestFrames::with_frames(4096);
+    let machine = machine(&memory);
+    let driver = Driver::new();
+    for kind in [Kind::FsDax, Kind::Generic, Kind::PciP2pdma] {
+        let registration = device(&machine, kind, &driver);
+        let before = image(&machine, HUGE);
+        let folio = machine.take(at(7), order(0)).unwrap();
+        let mappers = Mappers::new(&[0]);
+        registration.kill();
+        let report = Report { pfn: at(7), order: order(0) };
+        assert_eq!(machine.memory_failure(at(7), &mappers), Ok(Failure::Reported(report)));
+        assert_eq!((mappers.reports(), driver.calls()), (vec![report], vec![Call::Failure(frames(7, 1))]));
+        assert!(folio.flags().contains(PageFlags::HWPOISON));
+        // Of fs-dax nobody has this one.
+        if kind != Kind::Generic {
+            assert_eq!(machine.memory_failure(at(8), &mappers), Err(FailureError::Foreign { pfn: at(8) }));
+        }
+        drop(folio);
+        // What was wrong with it goes with it.
+        let pagemap = remove(registration);
+        let registration = machine.register(pagemap, &Serial).unwrap();
+        assert_eq!(image(&machine, HUGE), before);
+        remove(registration);
+        let _ = driver.calls();
+    }
+    // Only their driver knows about others.
+    let registration = device(&machine, Kind::Private, &driver);
+    let folio = machine.take(at(7), order(0)).unwrap();
+    registration.kill();
+    let error = FailureError::OnlyDriver { pfn: at(7), kind: Kind::Private };
+    assert_eq!(machine.memory_failure(at(7), &Mappers::new(&[0])), Err(error));
+    assert_eq!(driver.calls(), [Call::Failure(frames(7, 1))]);
+    drop(folio);
+    remove(registration);
+}

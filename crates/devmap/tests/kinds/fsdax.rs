@@ -31,7 +31,7 @@ fn a_second_file_takes_the_place_away_and_counts() {
     assert_eq!((second.made, second.files, machine.place_in_file(&folio)), (false, 2, None));
     let third = machine.associate(at(8), order(2), file(1, 80)).unwrap();
     assert_eq!((third.files, folio.count()), (3, 4));
-    // One after the other goes; the place does not come back.
+    // One after the other goes; the place does not come back while one is left.
     for left in [2, 1, 0] {
         assert_eq!(machine.disassociate(&folio, file(2, 0)), Ok(left));
         assert_eq!((machine.files_of(&folio), machine.place_in_file(&folio)), (Some(left), None));
@@ -39,7 +39,16 @@ fn a_second_file_takes_the_place_away_and_counts() {
     let none = FolioError::NotAssociated { pfn: at(8) };
     assert_eq!(machine.disassociate(&folio, file(2, 0)), Err(none));
     drop((again, second, third));
-    assert_eq!(machine.associate(at(8), order(2), file(3, 0)).unwrap().files, 1);
+    // A file that comes when none is left has it alone again, and at its own place.
+    for other in [file(3, 0), file(2, 0), file(3, 4)] {
+        let alone = machine.associate(at(8), order(2), other).unwrap();
+        assert_eq!((alone.made, alone.files, machine.place_in_file(&folio)), (false, 1, Some(other)));
+        let elsewhere = file(3, 5);
+        assert_eq!(machine.disassociate(&folio, elsewhere), Err(none), "that is not where it is");
+        assert_eq!(machine.associate(at(8), order(2), other).unwrap().files, 1, "the same");
+        assert_eq!(machine.disassociate(&folio, other), Ok(0));
+        assert_eq!(machine.place_in_file(&folio), None);
+    }
     drop(folio);
     // A new folio, of one file.
     let folio = machine.associate(at(8), order(2), file(2, 7)).unwrap().folio;
@@ -152,6 +161,18 @@ impl Operations for Bell {
 }
 
 #[test]
+fn only_files_are_waited_for() {
+    let memory = TestFrames::with_frames(4096);
+    let machine = machine(&memory);
+    for kind in [Kind::Generic, Kind::Private, Kind::Coherent, Kind::PciP2pdma] {
+        let registration = device(&machine, kind, &Driver::new());
+        let refused = machine.wait_idle(frames(8, 4), |_| unreachable!());
+        assert_eq!(refused, Err(FolioError::OtherKind { pfn: at(8), kind }));
+        remove(registration);
+    }
+}
+
+#[test]
 fn truncation_sleeps_until_the_last_put_on_threads() {
     let memory = TestFrames::with_frames(4096);
     let machine = machine(&memory);
@@ -237,8 +258,8 @@ fn random_files_against_a_model() {
                     let entry =
                         known.entry(first).or_insert(Known { o, references: 0, files: 0, name: Some(name) });
                     entry.references += 1;
-                    if entry.files == 0 && got.made {
-                        entry.files = 1;
+                    if entry.files == 0 {
+                        (entry.files, entry.name) = (1, Some(name));
                     } else if entry.name != Some(name) {
                         (entry.files, entry.name) = (entry.files + 1, None);
                     }

@@ -248,6 +248,13 @@ fn scenario_53_the_altmap_area_and_foreign_frames() {
     assert!(matches!(machine.memory_failure(first, &mappers), Ok(Failure::Reported(_))));
     let behind = section.checked_add(1 << 15).unwrap();
     assert_eq!(machine.memory_failure(behind, &mappers), foreign(behind));
+    // The same while it is going.
+    registration.kill();
+    assert_eq!(
+        machine.memory_failure(section, &mappers),
+        Err(FailureError::Metadata { pfn: section, set_aside })
+    );
+    assert_eq!(machine.memory_failure(behind, &mappers), foreign(behind));
     drop(remove(registration));
     // SAFETY: taken above, at this order, and nothing is in it any more.
     unsafe { memory.frames().deallocate(section, order(15)) };

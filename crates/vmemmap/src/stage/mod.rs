@@ -275,11 +275,12 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Staged<'_, S, E> {
                 self.parts.restart();
                 while self.step().is_some() {}
             }
+            // From now on nothing is undone, not even where a callback panics: some parts are visible.
+            self.published = true;
             for number in 0..self.parts.total() {
                 self.show(number);
                 self.map.env.events().pause();
             }
-            self.published = true;
         }
     }
 }

@@ -2,9 +2,9 @@
 //! What comes of it: every byte, every count, every pageblock.
 
 use mmkit_addr::{Geometry, Order, PfnRange};
-use mmkit_page::{MemMap, Place};
+use mmkit_page::{Folio, MemMap, Place, State};
 use mmkit_sync::Counter;
-use mmkit_vmemmap::{Populate, Serial, Vmemmap, VmemmapEnv, VmemmapSpace};
+use mmkit_vmemmap::{Populate, Serial, Vmemmap, VmemmapEnv, VmemmapError, VmemmapSpace};
 
 use super::common::{self, Device, Fixture, order, place, range, verified};
 use super::{Crowd, SECTION, SUBSECTION, with_map, words};
@@ -14,6 +14,7 @@ over_spaces! {
     scenario_48_every_pageblock_is_set;
     scenario_54_parallel_is_serial_is_the_slow_path;
     all_at_once_is_in_steps;
+    held_from_the_beginning_is_handed_out_by_hand;
     an_altmap_is_written_apart;
     blocks_behind_huge_leaves;
     poison_is_written_over;
@@ -73,6 +74,65 @@ fn all_at_once_is_in_steps<F: Fixture>() {
                 let start = range.start().get() / section * section;
                 let whole = common::range(start, range.end().next_multiple_of(section) - start);
                 map.online(whole).unwrap();
+            }
+            map.remove(range).unwrap();
+            assert_eq!(verified(map, frames).own, 0);
+        });
+    }
+}
+
+/// Frames that are in use from the beginning: byte by byte what it is to claim each block, to write its owner's words, and to
+/// keep its one reference by number.
+fn held_from_the_beginning_is_handed_out_by_hand<F: Fixture>() {
+    const WORDS: [u64; 4] = [7, 0, u64::MAX, 1 << 61];
+    for (geometry, range, o, offline) in requests() {
+        if F::TABLES && geometry.name() != Geometry::X86_64.name() {
+            continue;
+        }
+        let request = || {
+            let request = Populate::new(range).compounds(order(o)).at(place(1, 2));
+            if offline { request.offline() } else { request }
+        };
+        // A compound that begins before the range has its head elsewhere.
+        let first = range.start().get().next_multiple_of(order(o).frames());
+        let heads: Vec<_> = (first..range.end()).step_by(1 << o).map(common::pfn).collect();
+        let mut expected = None;
+        with_map::<F>(geometry, |map, frames, _| {
+            map.populate_with(request()).unwrap();
+            // Nobody gets at what is offline, so nobody has it.
+            for &head in heads.iter().filter(|_| !offline) {
+                let folio = map.claim(head).unwrap().allocate().into_folio();
+                // SAFETY: the frames were just claimed: their memory is this test's.
+                let words = unsafe { folio.owner_words() };
+                for (word, value) in words.iter().zip(WORDS) {
+                    word.store(value, mmkit_sync::atomic::Ordering::Relaxed);
+                }
+                let _ = folio.into_raw();
+            }
+            expected = Some((words(map, range), verified(map, frames)));
+        });
+        with_map::<F>(geometry, |map, frames, _| {
+            // SAFETY: the memory is this test's.
+            let staged = map.stage(unsafe { request().held(WORDS) }).unwrap();
+            staged.write(&Serial);
+            staged.publish();
+            let made = (words(map, range), verified(map, frames));
+            assert!(Some(made) == expected, "{geometry}, {range:?}, {o}, offline: {offline}");
+            if offline {
+                return;
+            }
+            // Each has the one reference that was kept, and keeps the memory.
+            let reader = map.enter();
+            for &head in &heads {
+                let state = reader.page(head).unwrap().state();
+                assert_eq!(state, State::Held { order: order(o), count: 1 });
+            }
+            drop(reader);
+            assert!(heads.is_empty() || matches!(map.remove(range), Err(VmemmapError::Busy { .. })));
+            for &head in &heads {
+                assert!(map.claim(head).is_err());
+                // SAFETY: the one that is kept, taken once.
+                drop(unsafe { Folio::from_raw(map, head) }.unwrap());
             }
             map.remove(range).unwrap();
             assert_eq!(verified(map, frames).own, 0);
