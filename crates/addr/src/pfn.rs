@@ -32,10 +32,7 @@ impl Pfn {
     /// The frame `frames` above, or `None` past [`Pfn::MAX`].
     #[must_use]
     pub const fn checked_add(self, frames: u64) -> Option<Self> {
-        match self.0.checked_add(frames) {
-            Some(pfn) => Self::new(pfn),
-            None => None,
-        }
+        if frames <= Self::MAX.0 - self.0 { Some(Self(self.0 + frames)) } else { None }
     }
 
     /// The frame `frames` below, or `None` below [`Pfn::ZERO`].

@@ -76,12 +76,23 @@ pub(crate) fn add<M: MemMap<Counts: Mapcounts>>(folio: &Folio<'_, M>, n: u32) ->
 }
 
 /// Takes `n` pins off the count, as far as there is one; how many references they are.
+///
+/// # Safety
+///
+/// The folio is a compound if `order`, which [`order_of`] says, is not 0.
 #[inline]
-fn uncount<M: MemMap<Counts: Mapcounts>>(folio: &Folio<'_, M>, n: u32) -> Result<u32, MapError> {
-    if order_of(folio) > Order::ZERO {
-        let counts = Counts::of(folio)?;
-        take_from(&counts.words.half[PINS], n).map_err(|pins| MapError::TooFewPins { pins, removing: n })?;
-        return Ok(n);
+unsafe fn uncount<M: MemMap<Counts: Mapcounts>>(
+    folio: &Folio<'_, M>,
+    order: Order,
+    n: u32,
+) -> Result<u32, MapError> {
+    if order > Order::ZERO {
+        // SAFETY: as in `count`.
+        let words = unsafe { folio.second_words() };
+        return match take_from(&words.half[PINS], n) {
+            Ok(_) => Ok(n),
+            Err(pins) => Err(MapError::TooFewPins { pins, removing: n }),
+        };
     }
     let references = folio.count();
     match n.checked_mul(PIN_BIAS) {
@@ -106,7 +117,8 @@ pub(crate) unsafe fn take<'m, M: MemMap<Counts: Mapcounts>>(
     if folio.flags().contains(PageFlags::ZERO) {
         return Ok(None);
     }
-    let references = uncount(folio, n)?;
+    // SAFETY: as `order_of` says.
+    let references = unsafe { uncount(folio, order_of(folio), n) }?;
     // SAFETY: the caller has `n` pins that were made on this folio, each with its references, and takes them back once. There
     // is one reference at least.
     let handle = unsafe { folio.adopt() };
@@ -130,7 +142,7 @@ pub enum Hold {
 #[must_use = "dropping it gives the pages back"]
 pub struct RunHold<'m, M: MemMap<Counts: Mapcounts>> {
     /// As many for each frame as for the others; none of pins that are not counted.
-    taken: Taken<'m, M>,
+    taken: ManuallyDrop<Taken<'m, M>>,
     pfn: Pfn,
     frames: u32,
     order: Order,
@@ -175,10 +187,9 @@ impl<'m, M: MemMap<Counts: Mapcounts>> RunHold<'m, M> {
         // What the last call of the first closure saw is what the second gets.
         let seen = Cell::new((0, Order::ZERO));
         let amount = |bounds: Bounds| {
-            let Bounds { head, order, flags } = bounds;
-            let left = order.frames() - (pfn.get() - head.get());
+            let Bounds { order, flags, .. } = bounds;
             // At most `most`.
-            let frames = left.min(most.into()) as u32;
+            let frames = bounds.frames_from(pfn).min(most.into()) as u32;
             seen.set((frames, order));
             match hold {
                 Hold::Get => Some(frames),
@@ -195,9 +206,53 @@ impl<'m, M: MemMap<Counts: Mapcounts>> RunHold<'m, M> {
                 // SAFETY: only a compound has bounds of more than one frame.
                 unsafe { count(folio, frames) };
             }
-            done(Self { taken, pfn, frames, order, hold })
+            done(Self { taken: ManuallyDrop::new(taken), pfn, frames, order, hold })
         });
         Ok(taken?)
+    }
+
+    /// Takes back holds that were [kept](Self::into_raw): as many as `n` says of the folio's bounds, on frames from that of
+    /// `view` on.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError::Empty`] if that is 0; [`MapError::References`] where the frame has no folio; [`MapError::TooFewPins`] if
+    /// there cannot be so many.
+    ///
+    /// Cost: three loads.
+    ///
+    /// # Safety
+    ///
+    /// So many holds of this kind on that folio were kept, or pins made by [`Rmap::pin`](crate::Rmap::pin), or references by
+    /// [`Folio::take_raw`]; and each is taken back at most once.
+    #[inline(always)]
+    pub unsafe fn from_raw(
+        view: PageView<'m, '_, M>,
+        n: impl FnOnce(&Bounds) -> u32,
+        hold: Hold,
+    ) -> Result<Self, MapError> {
+        let pfn = view.pfn();
+        // SAFETY: each hold has a reference; but for those of the page of zeroes, which never goes, and whose handle is for
+        // nothing and not dropped.
+        let (folio, bounds) = unsafe { view.adopt() }?;
+        let (frames, order) = (n(&bounds), bounds.order);
+        let references = match hold {
+            Hold::Get => Some(frames),
+            Hold::Pin if bounds.flags.contains(PageFlags::ZERO) => Some(0),
+            Hold::Pin => weight(order, frames),
+        };
+        if frames == 0 {
+            let _ = folio.into_raw();
+            return Err(MapError::Empty);
+        }
+        let Some(references) = references else {
+            let pins = folio.count() / PIN_BIAS;
+            let _ = folio.into_raw();
+            return Err(MapError::TooFewPins { pins, removing: frames });
+        };
+        // SAFETY: the references of the caller's holds.
+        let taken = unsafe { Taken::new(folio, references) };
+        Ok(Self { taken: ManuallyDrop::new(taken), pfn, frames, order, hold })
     }
 
     /// The folio; `None` of pins that are not counted.
@@ -246,9 +301,10 @@ impl<'m, M: MemMap<Counts: Mapcounts>> RunHold<'m, M> {
     pub fn split_off(&mut self, keep: u32) -> Option<Self> {
         let gone = self.frames.checked_sub(keep).filter(|&gone| gone > 0 && keep > 0)?;
         let pfn = self.pfn.checked_add(keep.into())?;
-        let taken = self.taken.split_off(self.taken.count() / self.frames * gone)?;
+        let each = self.taken.count() / self.frames;
+        let taken = self.taken.split_off(each * gone)?;
         self.frames = keep;
-        Some(Self { taken, pfn, frames: gone, order: self.order, hold: self.hold })
+        Some(Self { taken: ManuallyDrop::new(taken), pfn, frames: gone, order: self.order, hold: self.hold })
     }
 
     /// Keeps the holds without this value. They leak unless they are taken back: pins by
@@ -266,34 +322,45 @@ impl<'m, M: MemMap<Counts: Mapcounts>> RunHold<'m, M> {
     /// leak.
     ///
     /// Cost: one atomic subtraction, Release; for pins of a compound one exchange before it.
-    #[inline]
+    #[inline(always)]
     pub fn give_back(self) -> Result<Option<Frozen<'m, M>>, MapError> {
         let mut this = ManuallyDrop::new(self);
-        this.finish()
+        // SAFETY: this is its end.
+        unsafe { this.finish() }
     }
 
-    /// For the end of `self`.
-    fn finish(&mut self) -> Result<Option<Frozen<'m, M>>, MapError> {
-        let all = self.taken.count();
-        let Some(references) = self.taken.split_off(all).and_then(Taken::into_references) else {
-            return Ok(None);
-        };
+    /// # Safety
+    ///
+    /// `self` is neither used nor dropped afterwards.
+    #[inline(always)]
+    unsafe fn finish(&mut self) -> Result<Option<Frozen<'m, M>>, MapError> {
+        // SAFETY: only here, at the end of `self`.
+        let taken = unsafe { ManuallyDrop::take(&mut self.taken) };
+        let Some(references) = taken.into_references() else { return Ok(None) };
         if self.hold == Hold::Get {
             return Ok(references.put());
         }
-        mutant!("pins-references-first", pins_first(references, self.frames), {
-            references_first(references, self.frames)
+        let (order, n) = (self.order, self.frames);
+        // SAFETY: only a compound has bounds of more than one frame, and it is one while there are references.
+        mutant!("pins-references-first", unsafe { pins_first(references, order, n) }, {
+            references_first(references, order, n)
         })
     }
 }
 
 /// Takes `n` pins off the count, then gives back their references.
+///
+/// # Safety
+///
+/// As for [`uncount`].
 #[inline]
-fn pins_first<'m, M: MemMap<Counts: Mapcounts>>(
+unsafe fn pins_first<'m, M: MemMap<Counts: Mapcounts>>(
     references: References<'m, M>,
+    order: Order,
     n: u32,
 ) -> Result<Option<Frozen<'m, M>>, MapError> {
-    match uncount(references.folio(), n) {
+    // SAFETY: passed on.
+    match unsafe { uncount(references.folio(), order, n) } {
         Ok(_) => Ok(references.put()),
         Err(error) => {
             let _ = references.into_raw();
@@ -306,19 +373,21 @@ fn pins_first<'m, M: MemMap<Counts: Mapcounts>>(
 #[cfg(mmkit_loom)]
 fn references_first<'m, M: MemMap<Counts: Mapcounts>>(
     references: References<'m, M>,
+    order: Order,
     n: u32,
 ) -> Result<Option<Frozen<'m, M>>, MapError> {
     // SAFETY: models do not free the memory of descriptors.
     let stale = ManuallyDrop::new(unsafe { references.folio().adopt() });
     let frozen = references.put();
-    uncount(&stale, n)?;
+    // SAFETY: nor do they take the folio apart that it is called for.
+    unsafe { uncount(&stale, order, n) }?;
     Ok(frozen)
 }
 
 impl<M: MemMap<Counts: Mapcounts>> Drop for RunHold<'_, M> {
-    #[inline]
     fn drop(&mut self) {
-        if let Ok(Some(frozen)) = self.finish() {
+        // SAFETY: this is its end.
+        if let Ok(Some(frozen)) = unsafe { self.finish() } {
             frozen.map().release(frozen);
         }
     }

@@ -14,15 +14,13 @@ const PIECES: usize = 32;
 /// A hold, and the entries that it follows from.
 pub(crate) struct Piece<'m, M: MemMap<Counts: Mapcounts>> {
     pub(crate) hold: RunHold<'m, M>,
-    /// The first frame, counted from the first that the row maps.
-    pub(crate) place: u64,
     /// What the first entry is to be, but for bits that are ignored.
     pub(crate) raw: u64,
     /// What all entries allow.
     pub(crate) flags: LeafFlags,
 }
 
-/// Pieces of one row, in the order of addresses. They are looked at where they are: what is moved has to be written, and an
+/// Pieces of one row, each of which begins where the one before ends. They are looked at where they are: what is moved has to be written, and an
 /// atomic operation waits for what was written before it.
 pub(crate) struct Batch<'m, M: MemMap<Counts: Mapcounts>> {
     /// The first `len` are initialised.

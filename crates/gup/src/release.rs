@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Giving back what was held: from extents, ranges, page arrays, folios and stretches of bytes.
 
-use core::mem::ManuallyDrop;
-
 use mmkit_addr::Pfn;
-use mmkit_folio::{Hold, MapError, Mapcounts, Rmap};
-use mmkit_page::{Folio, Frozen, GetError, MemMap, PageFlags, Reader, References};
+use mmkit_folio::{Hold, MapError, Mapcounts, RunHold};
+use mmkit_page::{Bounds, Folio, Frozen, GetError, MemMap, PageFlags, Reader};
 
 use crate::sink::leading_in;
 use crate::{Extent, FolioHolds, PageRef, Stretch};
@@ -38,15 +36,9 @@ pub struct Released {
 }
 
 impl Released {
-    fn note(&mut self, pfn: Pfn, frames: u32, given: Result<(), MapError>) {
-        match given {
-            Ok(()) => self.frames += u64::from(frames),
-            Err(error) => self.refused = self.refused.or(Some((pfn, error))),
-        }
-    }
-
-    fn and(self, other: Self) -> Self {
-        Self { frames: self.frames + other.frames, refused: self.refused.or(other.refused) }
+    #[cold]
+    fn refuse(&mut self, pfn: Pfn, error: MapError) {
+        self.refused = self.refused.or(Some((pfn, error)));
     }
 }
 
@@ -99,9 +91,10 @@ impl<'m, M: MemMap<Counts: Mapcounts>, D: Dirty<M>> Release<'m, M, D> {
     /// Each of the frames has a hold of this kind that a walk over an address space with this memory map kept in a sink, and
     /// each such hold is given back at most once.
     pub unsafe fn range(&self, pfn: Pfn, frames: u64) -> Released {
-        let mut reader = Some(self.map.enter());
+        let (mut reader, mut released) = (Some(self.map.enter()), Released::default());
         // SAFETY: passed on.
-        unsafe { self.range_in(&mut reader, pfn, frames) }
+        unsafe { self.range_in(&mut reader, (pfn, frames), &mut released) };
+        released
     }
 
     /// The frames of `extents`.
@@ -110,14 +103,13 @@ impl<'m, M: MemMap<Counts: Mapcounts>, D: Dirty<M>> Release<'m, M, D> {
     ///
     /// As for [`range`](Self::range), of the frames of each.
     pub unsafe fn extents(&self, extents: &[Extent]) -> Released {
-        let mut reader = Some(self.map.enter());
-        let mut released = Released::default();
+        let (mut reader, mut released) = (Some(self.map.enter()), Released::default());
         for (nth, extent) in extents.iter().enumerate() {
             if let Some(soon) = extents.get(nth + AHEAD as usize) {
-                prefetch(&reader, soon.pfn, 0, 1);
+                prefetch(&reader, soon.pfn);
             }
             // SAFETY: passed on.
-            released = released.and(unsafe { self.range_in(&mut reader, extent.pfn, extent.frames.into()) });
+            unsafe { self.range_in(&mut reader, (extent.pfn, extent.frames.into()), &mut released) };
         }
         released
     }
@@ -129,32 +121,23 @@ impl<'m, M: MemMap<Counts: Mapcounts>, D: Dirty<M>> Release<'m, M, D> {
     ///
     /// As for [`range`](Self::range), of each entry.
     pub unsafe fn pages(&self, pages: &[Option<PageRef>]) -> Released {
-        let mut reader = Some(self.map.enter());
-        let mut released = Released::default();
+        let (mut reader, mut released) = (Some(self.map.enter()), Released::default());
         let mut rest = pages;
         while let Some((&first, others)) = rest.split_first() {
             let Some(pfn) = first.map(PageRef::pfn) else {
                 rest = others;
                 continue;
             };
-            // SAFETY: the frame is held, and its hold is given back below, or kept for good.
-            match unsafe { self.folio(&mut reader, pfn) } {
-                Ok(folio) => {
-                    let inside = leading_in(rest, folio.pfn(), span(&folio)).max(1);
-                    let count = u32::try_from(inside).unwrap_or(u32::MAX);
-                    if let Some(&Some(soon)) = rest.get(count as usize * AHEAD as usize) {
-                        prefetch(&reader, soon.pfn(), 0, 1);
-                    }
-                    // SAFETY: so many holds of its frames.
-                    let given = unsafe { self.give(&mut reader, folio, count) };
-                    released.note(pfn, count, given);
-                    rest = &rest[count as usize..];
-                }
-                Err(error) => {
-                    released.note(pfn, 1, Err(error.into()));
-                    rest = others;
-                }
+            let inside = |bounds: &Bounds| {
+                let inside = leading_in(rest, bounds.head, bounds.order.frames()).max(1);
+                low(inside as u64)
+            };
+            // SAFETY: so many entries are of frames of that folio, each of which has a hold.
+            let count = unsafe { self.give(&mut reader, (pfn, 1), inside, &mut released) } as usize;
+            if let Some(&Some(soon)) = rest.get(count * AHEAD as usize) {
+                prefetch(&reader, soon.pfn());
             }
+            rest = &rest[count..];
         }
         released
     }
@@ -166,12 +149,10 @@ impl<'m, M: MemMap<Counts: Mapcounts>, D: Dirty<M>> Release<'m, M, D> {
     /// Each of the folios has so many holds of this kind, kept as for [`range`](Self::range), and each is given back at most
     /// once.
     pub unsafe fn folios(&self, folios: &[FolioHolds]) -> Released {
-        let mut reader = Some(self.map.enter());
-        let mut released = Released::default();
+        let (mut reader, mut released) = (Some(self.map.enter()), Released::default());
         for folio in folios.iter().filter(|folio| folio.holds > 0) {
             // SAFETY: passed on.
-            let given = unsafe { self.holds(&mut reader, folio.head, folio.holds) };
-            released.note(folio.head, folio.holds, given);
+            unsafe { self.give(&mut reader, (folio.head, 1), |_| folio.holds, &mut released) };
         }
         released
     }
@@ -183,12 +164,10 @@ impl<'m, M: MemMap<Counts: Mapcounts>, D: Dirty<M>> Release<'m, M, D> {
     ///
     /// As for [`folios`](Self::folios).
     pub unsafe fn coalesce(&self, folios: &mut [FolioHolds]) -> Released {
-        let mut reader = Some(self.map.enter());
-        let mut released = Released::default();
+        let (mut reader, mut released) = (Some(self.map.enter()), Released::default());
         for folio in folios.iter_mut().filter(|folio| folio.holds > 1) {
             // SAFETY: passed on, of all but one.
-            let given = unsafe { self.holds(&mut reader, folio.head, folio.holds - 1) };
-            released.note(folio.head, folio.holds - 1, given);
+            unsafe { self.give(&mut reader, (folio.head, 1), |_| folio.holds - 1, &mut released) };
             folio.holds = 1;
         }
         released
@@ -200,98 +179,88 @@ impl<'m, M: MemMap<Counts: Mapcounts>, D: Dirty<M>> Release<'m, M, D> {
     ///
     /// As for [`range`](Self::range), of the frames of each.
     pub unsafe fn stretches<T: Stretch>(&self, stretches: &[T], base_shift: u32) -> Released {
-        let mut reader = Some(self.map.enter());
-        let ranges = stretches.iter().filter_map(|stretch| stretch.frames(base_shift));
-        ranges.fold(Released::default(), |released, range| {
+        let (mut reader, mut released) = (Some(self.map.enter()), Released::default());
+        for range in stretches.iter().filter_map(|stretch| stretch.frames(base_shift)) {
             // SAFETY: passed on.
-            released.and(unsafe { self.range_in(&mut reader, range.start(), range.frames()) })
-        })
-    }
-
-    /// # Safety
-    ///
-    /// As for [`range`](Self::range).
-    #[inline]
-    unsafe fn range_in(&self, reader: &mut Option<Reader<'m, M>>, pfn: Pfn, frames: u64) -> Released {
-        let (mut released, mut done) = (Released::default(), 0);
-        while let Some(pfn) = pfn.checked_add(done).filter(|_| done < frames) {
-            // SAFETY: the frame is held, and its hold is given back below, or kept for good.
-            match unsafe { self.folio(reader, pfn) } {
-                Ok(folio) => {
-                    let left = span(&folio) - (pfn.get() - folio.pfn().get());
-                    let count = u32::try_from(left.min(frames - done)).unwrap_or(u32::MAX);
-                    prefetch(reader, pfn, u64::from(count) * AHEAD, frames - done);
-                    // SAFETY: so many holds of its frames.
-                    let given = unsafe { self.give(reader, folio, count) };
-                    released.note(pfn, count, given);
-                    done += u64::from(count);
-                }
-                Err(error) => {
-                    released.note(pfn, 1, Err(error.into()));
-                    done += 1;
-                }
-            }
+            unsafe { self.range_in(&mut reader, (range.start(), range.frames()), &mut released) };
         }
         released
     }
 
     /// # Safety
     ///
-    /// The folio with the head `pfn` has `n` holds, at least one, that are given back by this.
-    unsafe fn holds(&self, reader: &mut Option<Reader<'m, M>>, pfn: Pfn, n: u32) -> Result<(), MapError> {
-        // SAFETY: passed on.
-        let folio = unsafe { self.folio(reader, pfn) }?;
-        // SAFETY: passed on.
-        unsafe { self.give(reader, folio, n) }
-    }
-
-    /// The folio of a frame that is held.
-    ///
-    /// # Safety
-    ///
-    /// The hold is given back after the result was used for the last time.
+    /// As for [`range`](Self::range).
     #[inline]
-    unsafe fn folio(
+    unsafe fn range_in(
         &self,
         reader: &mut Option<Reader<'m, M>>,
-        pfn: Pfn,
-    ) -> Result<ManuallyDrop<Folio<'m, M>>, GetError> {
-        let reader = reader.get_or_insert_with(|| self.map.enter());
-        let view = reader.page(pfn).ok_or(GetError::Absent { pfn })?;
-        // SAFETY: a hold has a reference, and the handle is not dropped: it ends with the hold.
-        unsafe { view.adopt() }.map(ManuallyDrop::new)
+        (pfn, frames): (Pfn, u64),
+        released: &mut Released,
+    ) {
+        let mut done = 0;
+        while let Some(pfn) = pfn.checked_add(done).filter(|_| done < frames) {
+            let left = frames - done;
+            let ours = |bounds: &Bounds| low(bounds.frames_from(pfn).min(left));
+            // SAFETY: frames of the range, each of which has a hold.
+            let count = u64::from(unsafe { self.give(reader, (pfn, left), ours, released) });
+            done += count;
+        }
     }
 
-    /// Gives back `n` holds of a folio.
+    /// Gives back, or refuses, as many holds as `n` says of the folio that `pfn` lies in: how many, at least 1. So many frames
+    /// from there on will be given back.
     ///
     /// # Safety
     ///
-    /// The caller has `n` holds of it, at least one, and gives each back once.
-    #[inline]
+    /// The caller has so many holds of this kind on that folio, and gives each back once.
+    #[inline(always)]
     unsafe fn give(
         &self,
         reader: &mut Option<Reader<'m, M>>,
-        folio: ManuallyDrop<Folio<'m, M>>,
-        n: u32,
-    ) -> Result<(), MapError> {
-        if D::MARKS && !folio.flags().contains(PageFlags::DIRTY) {
-            // It may wait, and must not keep others waiting.
-            *reader = None;
-            self.dirty.mark(&folio);
-        }
-        let references = match self.hold {
-            // SAFETY: the caller has so many pins.
-            Hold::Pin => unsafe { folio.unpin(n) }?,
-            Hold::Get => {
-                let (folio, others) = (ManuallyDrop::into_inner(folio), n.saturating_sub(1));
-                // SAFETY: the caller has so many references, of which one is the handle's.
-                Some(unsafe { References::new(folio, others) })
+        (pfn, all): (Pfn, u64),
+        n: impl FnOnce(&Bounds) -> u32,
+        released: &mut Released,
+    ) -> u32 {
+        let inside = reader.get_or_insert_with(|| self.map.enter());
+        let Some(view) = inside.page(pfn) else {
+            released.refuse(pfn, GetError::Absent { pfn }.into());
+            return 1;
+        };
+        let mut frames = 1;
+        let n = |bounds: &Bounds| {
+            frames = n(bounds);
+            frames
+        };
+        // SAFETY: passed on.
+        let hold = match unsafe { RunHold::from_raw(view, n, self.hold) } {
+            Ok(hold) => hold,
+            Err(error) => {
+                released.refuse(pfn, error);
+                return frames;
             }
         };
-        if let Some(frozen) = references.and_then(References::put) {
-            self.last(reader, frozen);
+        let soon = u64::from(frames) * AHEAD;
+        if soon < all {
+            view.prefetch(soon);
         }
-        Ok(())
+        if D::MARKS
+            && let Some(folio) = hold.folio()
+            && !folio.flags().contains(PageFlags::DIRTY)
+        {
+            // It may wait, and must not keep others waiting.
+            *reader = None;
+            self.dirty.mark(folio);
+        }
+        match hold.give_back() {
+            Ok(last) => {
+                released.frames += u64::from(frames);
+                if let Some(frozen) = last {
+                    self.last(reader, frozen);
+                }
+            }
+            Err(error) => released.refuse(pfn, error),
+        }
+        frames
     }
 
     /// Hands a folio back whose last reference that was.
@@ -303,22 +272,19 @@ impl<'m, M: MemMap<Counts: Mapcounts>, D: Dirty<M>> Release<'m, M, D> {
     }
 }
 
+/// `n`, as far as the type goes.
+#[inline]
+fn low(n: u64) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
 /// Folios by which descriptors are asked for before they are needed.
 const AHEAD: u64 = 8;
 
-/// Asks for the descriptors of the folio `distance` frames on, if that is within `frames`.
+/// Asks for the descriptors of the folio that `pfn` lies in, if it is its first frame.
 #[inline]
-fn prefetch<M: MemMap>(reader: &Option<Reader<'_, M>>, pfn: Pfn, distance: u64, frames: u64) {
-    if distance < frames
-        && let Some(reader) = reader
-        && let Some(view) = pfn.checked_add(distance).and_then(|pfn| reader.page(pfn))
-    {
-        view.prefetch();
+fn prefetch<M: MemMap>(reader: &Option<Reader<'_, M>>, pfn: Pfn) {
+    if let Some(view) = reader.as_ref().and_then(|reader| reader.page(pfn)) {
+        view.prefetch(0);
     }
-}
-
-/// Frames that share the folio's counts.
-#[inline]
-fn span<M: MemMap>(folio: &Folio<'_, M>) -> u64 {
-    if folio.is_compound() { folio.order().frames() } else { 1 }
 }

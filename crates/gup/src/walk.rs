@@ -129,24 +129,18 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
                 let place = skip + done + held;
                 if ahead.pages == 0 {
                     let va = self.address(at, done + held);
-                    need = self.entries(row, place, pages - done - held, va, &mut ahead);
-                    if need.is_some() {
+                    if let Err(why) = self.entries(row, place, pages - done - held, va, &mut ahead) {
+                        need = Some(why);
                         break;
                     }
                 }
-                let (got, why) = self.grab(frames, &mut ahead, (row, place), most - held, &mut batch);
-                held += got;
-                if why.is_some() {
-                    need = why;
+                held += self.grab(frames, &mut ahead, (row, place), most - held, &mut batch, &mut need);
+                if need.is_some() {
                     break;
                 }
             }
             if !batch.is_empty() {
-                let (taken, why) = self.commit(row, at, &mut batch, visit);
-                done += taken;
-                if why.is_some() {
-                    need = why;
-                }
+                done += self.commit(row, (at, done), &mut batch, visit, &mut need);
             }
         }
         let need = match need {
@@ -168,22 +162,29 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
     /// The run of entries that begins `place` frames after the start of the row, for at most `most` pages, goes to `run`; or
     /// why there is none. No descriptor is looked at.
     #[inline]
-    fn entries(&self, row: Row<'_>, place: u64, most: u64, va: VirtAddr, run: &mut EntryRun) -> Option<Need> {
+    fn entries(
+        &self,
+        row: Row<'_>,
+        place: u64,
+        most: u64,
+        va: VirtAddr,
+        run: &mut EntryRun,
+    ) -> Result<(), Need> {
         let (order, cells) = (row.order(), row.cells());
         let (first, skip) = ((place >> order.get()) as usize, place & order.mask());
         let Some((cell, rest)) = cells.get(first..).and_then(<[_]>::split_first) else {
-            return Some(Need::Again);
+            return Err(Need::Again);
         };
         let raw = cell.load(Ordering::Relaxed) & self.format.mask();
         let (pfn, flags) = match self.space.decode(raw, order) {
             Slot::Leaf { pfn, flags } => (pfn, flags),
-            Slot::Absent => return Some(Need::Fault(self.wanted())),
-            Slot::Special => return Some(Need::Stop(Refusal::NoPages { va })),
+            Slot::Absent => return Err(Need::Fault(self.wanted())),
+            Slot::Special => return Err(Need::Stop(Refusal::NoPages { va })),
         };
         if let Some(fault) = self.fault_of(flags, order) {
-            return Some(Need::Fault(fault));
+            return Err(Need::Fault(fault));
         }
-        let Some(pfn) = pfn.checked_add(skip) else { return Some(Need::Stop(Refusal::NoPages { va })) };
+        let Some(pfn) = pfn.checked_add(skip) else { return Err(Need::Stop(Refusal::NoPages { va })) };
         let last = ((place + most - 1) >> order.get()) as usize - first;
         let step = self.step(order);
         let more = matching(&rest[..rest.len().min(last)], raw.wrapping_add(step), step, self.format.mask());
@@ -192,7 +193,7 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
         fence(Ordering::Acquire);
         let pages = (((more as u64 + 1) << order.get()) - skip).min(most);
         *run = EntryRun { pfn, pages, flags, raw };
-        None
+        Ok(())
     }
 
     /// The fault that a leaf needs before its pages can be held.
@@ -226,7 +227,7 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
     }
 
     /// Takes holds on the folios of `run`, which begins at `place`, for at most `most` pages and as the batch has room: how many
-    /// pages, and why not more, where that is another reason.
+    /// pages. Why not more goes to `need`, where that is another reason.
     #[inline]
     fn grab(
         &self,
@@ -235,49 +236,69 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
         (row, place): (Row<'_>, u64),
         most: u64,
         batch: &mut Batch<'m, A::Map>,
-    ) -> (u64, Option<Need>) {
-        let (order, mut done, most) = (row.order(), 0, most.min(run.pages));
+        need: &mut Option<Need>,
+    ) -> u64 {
+        let (most, flags) = (most.min(run.pages), run.flags);
+        // What the first entry of the row would be, if the run began with it.
+        let base = run.raw.wrapping_sub(self.distance(row, place));
+        let mut done = 0;
         while done < most
             && let Some(vacancy) = batch.vacancy()
+            && let Some(pfn) = run.pfn.checked_add(done)
         {
-            let pfn = run.pfn;
             let Some(view) = frames.page(pfn) else {
                 let error = MapError::References(GetError::Absent { pfn });
-                return (done, Some(Need::Stop(Refusal::Count { pfn, error })));
+                *need = Some(Need::Stop(Refusal::Count { pfn, error }));
+                break;
             };
             let here = place + done;
             let left = u32::try_from(most - done).unwrap_or(u32::MAX);
             let taken = RunHold::try_with(view, left, self.hold, |hold| {
                 let frames = hold.frames();
-                vacancy.fill(Piece { hold, place: here, raw: run.raw, flags: run.flags });
+                let raw = base.wrapping_add(self.distance(row, here));
+                vacancy.fill(Piece { hold, raw, flags });
                 u64::from(frames)
             });
             let taken = match taken {
                 Ok(taken) => taken,
-                Err(error @ MapError::References(GetError::Overflow { .. })) => {
-                    return (done, Some(Need::Stop(Refusal::Count { pfn, error })));
+                Err(error) => {
+                    *need = Some(self.refused(pfn, error));
+                    break;
                 }
-                // What the entry led to is gone, and so is the entry.
-                Err(_) if self.lockless.is_some() => return (done, Some(Need::Again)),
-                Err(error) => return (done, Some(Need::Stop(Refusal::Count { pfn, error }))),
             };
             // Where those are likely to be that come soon: in the same run, or where their entries lead.
             let soon = taken * AHEAD;
-            let next = if soon < run.pages { pfn.checked_add(soon) } else { self.leaf_at(row, here + soon) };
-            if let Some(next) = next.and_then(|pfn| frames.page(pfn)) {
-                next.prefetch();
+            if done + soon < run.pages {
+                view.prefetch(soon);
+            } else if let Some(view) = self.leaf_at(row, here + soon).and_then(|pfn| frames.page(pfn)) {
+                view.prefetch(0);
             }
-            // The entry of the next frame is so many further.
-            let entries = ((here + taken) >> order.get()) - (here >> order.get());
-            run.raw = run.raw.wrapping_add(entries.wrapping_mul(self.step(order)));
-            run.pages -= taken;
             done += taken;
-            match pfn.checked_add(taken) {
-                Some(next) => run.pfn = next,
-                None => run.pages = 0,
-            }
         }
-        (done, None)
+        run.raw = base.wrapping_add(self.distance(row, place + done));
+        run.pages -= done;
+        match run.pfn.checked_add(done) {
+            Some(next) => run.pfn = next,
+            None => run.pages = 0,
+        }
+        done
+    }
+
+    /// Why no hold is taken.
+    #[cold]
+    fn refused(&self, pfn: Pfn, error: MapError) -> Need {
+        match error {
+            MapError::References(GetError::Overflow { .. }) => Need::Stop(Refusal::Count { pfn, error }),
+            // What the entry led to is gone, and so is the entry.
+            _ if self.lockless.is_some() => Need::Again,
+            _ => Need::Stop(Refusal::Count { pfn, error }),
+        }
+    }
+
+    /// What the entry of a place is more than the first of its row, in a run of both.
+    #[inline]
+    fn distance(&self, row: Row<'_>, place: u64) -> u64 {
+        (place & !row.order().mask()) << self.format.step_shift
     }
 
     /// The frame that the entry of a place leads to, if it is a leaf now.
@@ -290,16 +311,18 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
         }
     }
 
-    /// Looks again at what the holds of a batch follow from, and hands them to `visit`: how many pages, and why not all.
-    /// What is not handed over is given back.
+    /// Looks again at what the holds of a batch follow from, and hands them to `visit`: how many pages. What is not
+    /// handed over is given back, and why goes to `need`.
     #[inline]
     fn commit<V: Visit<A>>(
         &self,
         row: Row<'_>,
-        at: VirtAddr,
+        (at, before): (VirtAddr, u64),
         batch: &mut Batch<'m, A::Map>,
         visit: &mut V,
-    ) -> (u64, Option<Need>) {
+        need: &mut Option<Need>,
+    ) -> u64 {
+        let start = ((at.get() >> self.format.base_shift) & row.order().mask()) + before;
         if let Some(sample) = self.lockless {
             // SeqCst: pairs with the fences of those who clear an entry, or change the count, and then look for references or
             // pins: either they see ours, or we see what they did.
@@ -309,20 +332,25 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
             });
             if !unchanged || !row.is_linked(&self.format) {
                 batch.finish(0);
-                return (0, Some(Need::Again));
+                *need = Some(Need::Again);
+                return 0;
             }
         }
-        let (mut done, mut kept, mut need) = (0, 0, None);
+        let (mut done, mut kept) = (0, 0);
         while let Some(piece) = batch.get(kept) {
             let frames = piece.hold.frames();
-            let (good, why) = if self.is_plain(row, piece) {
-                (frames, None)
-            } else {
-                self.look(row, piece, self.address(at, done), visit)
-            };
-            need = why;
-            if good == 0 {
-                break;
+            let (mut good, mut ends) = (frames, false);
+            let place = start + done;
+            if !self.is_plain((row, place), piece) {
+                let va = self.address(at, before + done);
+                let (some, why) = self.look((row, place), piece, va, visit);
+                good = some;
+                if why.is_some() {
+                    (*need, ends) = (why, true);
+                }
+                if good == 0 {
+                    break;
+                }
             }
             if self.request.flags().contains(Flags::TOUCH) {
                 touch(&piece.hold);
@@ -337,7 +365,7 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
             let taken = visit.take(run);
             done += u64::from(taken);
             if taken < good {
-                need = Some(Need::Stop(Refusal::NoRoom));
+                *need = Some(Need::Stop(Refusal::NoRoom));
             }
             if taken < frames {
                 batch.cut(kept, taken);
@@ -345,19 +373,19 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
                 break;
             }
             kept += 1;
-            if need.is_some() {
+            if ends {
                 break;
             }
         }
         batch.finish(if V::KEEPS { kept } else { 0 });
-        (done, need)
+        done
     }
 
     /// Whether all of a piece may be held, and nothing but one look at each thing is needed to see it.
     #[inline(always)]
-    fn is_plain(&self, row: Row<'_>, piece: &Piece<'m, A::Map>) -> bool {
+    fn is_plain(&self, (row, place): (Row<'_>, u64), piece: &Piece<'m, A::Map>) -> bool {
         let Some(folio) = piece.hold.folio() else { return false };
-        let same = self.lockless.is_none() || self.is_unchanged(row, piece);
+        let same = self.lockless.is_none() || self.is_unchanged((row, place), piece);
         if !mutant!("gup-no-recheck", same, true) || !folio.flags().contains(PageFlags::ANON) {
             return false;
         }
@@ -370,10 +398,10 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
 
     /// Whether all entries of a piece still are what they were.
     #[inline(always)]
-    fn is_unchanged(&self, row: Row<'_>, piece: &Piece<'m, A::Map>) -> bool {
+    fn is_unchanged(&self, (row, place): (Row<'_>, u64), piece: &Piece<'m, A::Map>) -> bool {
         let (order, frames, mask) = (row.order(), u64::from(piece.hold.frames()), self.format.mask());
-        let first = (piece.place >> order.get()) as usize;
-        let more = (((piece.place & order.mask()) + frames - 1) >> order.get()) as usize;
+        let first = (place >> order.get()) as usize;
+        let more = (((place & order.mask()) + frames - 1) >> order.get()) as usize;
         let Some(cells) = row.cells().get(first..=first + more) else { return false };
         let Some((cell, rest)) = cells.split_first() else { return false };
         // Folios of one page are many, and have one entry each.
@@ -388,13 +416,16 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
     #[inline(never)]
     fn look<V: Visit<A>>(
         &self,
-        row: Row<'_>,
+        (row, place): (Row<'_>, u64),
         piece: &Piece<'m, A::Map>,
         va: VirtAddr,
         visit: &mut V,
     ) -> (u32, Option<Need>) {
-        let (good, why) =
-            if self.lockless.is_some() { self.again(row, piece) } else { (piece.hold.frames(), None) };
+        let (good, why) = if self.lockless.is_some() {
+            self.again((row, place), piece)
+        } else {
+            (piece.hold.frames(), None)
+        };
         match self.allowed(&piece.hold, piece.flags, va, visit) {
             (pages, other @ Some(_)) if pages < good => (pages, other),
             _ => (good, why),
@@ -402,9 +433,9 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
     }
 
     /// How many frames of a piece are still mapped as they were.
-    fn again(&self, row: Row<'_>, piece: &Piece<'m, A::Map>) -> (u32, Option<Need>) {
+    fn again(&self, (row, place): (Row<'_>, u64), piece: &Piece<'m, A::Map>) -> (u32, Option<Need>) {
         let (order, frames) = (row.order(), piece.hold.frames());
-        let (cell, skip) = ((piece.place >> order.get()) as usize, piece.place & order.mask());
+        let (cell, skip) = ((place >> order.get()) as usize, place & order.mask());
         let cells = ((skip + u64::from(frames) - 1) >> order.get()) as usize + 1;
         let found =
             matching(&row.cells()[cell..cell + cells], piece.raw, self.step(order), self.format.mask());
@@ -529,16 +560,21 @@ fn touch<M: mmkit_page::MemMap<Counts: mmkit_folio::Mapcounts>>(hold: &RunHold<'
 }
 
 /// How many of `cells`, from the first on, hold `first`, `first + step` and so on in the bits of `mask`.
-#[inline]
+#[inline(always)]
 fn matching(cells: &[AtomicU64], first: u64, step: u64, mask: u64) -> usize {
+    // Most runs are of one entry or of very many.
+    match cells.first() {
+        Some(cell) if (cell.load(Ordering::Relaxed) ^ first) & mask == 0 => many(cells, first, step, mask),
+        _ => 0,
+    }
+}
+
+/// [`matching`], where there is more than one.
+#[inline(never)]
+fn many(cells: &[AtomicU64], first: u64, step: u64, mask: u64) -> usize {
     let differs = |cell: &AtomicU64, nth: u64, from: u64| {
         (cell.load(Ordering::Relaxed) & mask) ^ (from.wrapping_add(nth.wrapping_mul(step)) & mask)
     };
-    // Most runs are of one entry or of very many.
-    match cells.first() {
-        Some(cell) if differs(cell, 0, first) == 0 => {}
-        _ => return 0,
-    }
     let (mut same, mut from) = (0, first);
     let mut chunks = cells.chunks_exact(8);
     for chunk in chunks.by_ref() {

@@ -151,12 +151,14 @@ pub struct Taken<'m, M: MemMap> {
 }
 
 impl<'m, M: MemMap> Taken<'m, M> {
+    /// So many references, of which `folio` has one.
+    ///
     /// # Safety
     ///
     /// `count` references on `folio`, its own included, were kept without a handle, and are nobody else's. If that is 0, the
     /// folio has no reference of its own.
     #[inline(always)]
-    pub(crate) unsafe fn new(folio: Folio<'m, M>, count: u32) -> Self {
+    pub unsafe fn new(folio: Folio<'m, M>, count: u32) -> Self {
         Self { folio: ManuallyDrop::new(folio), count }
     }
 

@@ -39,6 +39,9 @@ impl Tag {
     /// is neither free nor parked.
     pub(crate) const INSIDE_BLOCK: Self = Self(Self::READY | Self::INSIDE);
 
+    /// A frame by itself, with a handle in somebody's hands.
+    pub(crate) const SINGLE: Self = Self::head(Order::ZERO);
+
     /// A head of `order` whose descriptors are all its own, with a handle in somebody's hands.
     pub(crate) const fn head(order: Order) -> Self {
         Self(Self::READY | (order.get() as u32) << Self::ORDER_SHIFT)

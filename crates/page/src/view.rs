@@ -97,6 +97,22 @@ pub struct Bounds {
     pub flags: PageFlags,
 }
 
+impl Bounds {
+    /// Those of the folio that `block` is, which has this tag.
+    #[inline(always)]
+    fn of<M: MemMap>(block: &Block<'_, M>, tag: Tag) -> Self {
+        let order = if tag.is_compound() { tag.order() } else { Order::ZERO };
+        Self { head: block.pfn, order, flags: block.flags() }
+    }
+
+    /// How many frames there are from `pfn`, which lies in the folio, to its end.
+    #[inline]
+    #[must_use]
+    pub fn frames_from(&self, pfn: Pfn) -> u64 {
+        self.order.frames() - (pfn.get() - self.head.get())
+    }
+}
+
 /// A view of one descriptor, by anyone, inside a [`Reader`]. It only reads.
 ///
 /// Everything it tells is a snapshot. What must stay true needs a reference: [`PageView::try_get`].
@@ -173,15 +189,18 @@ impl<'m, M: MemMap> PageView<'m, '_, M> {
         tag.head_of(self.block.pfn)
     }
 
-    /// Tells the processor that the descriptor, and the one behind it, will be written soon: so that those who change many do
-    /// not wait for one after the other, as loads behind an atomic operation do. It is a hint, and nothing where there is none.
+    /// Tells the processor that the descriptor `ahead` frames further, and the one behind it, will be written soon: so that
+    /// those who change many do not wait for one after the other, as loads behind an atomic operation do. It is a hint, and
+    /// nothing where there is none, or where the map has that descriptor elsewhere.
     #[inline]
-    pub fn prefetch(&self) {
+    pub fn prefetch(&self, ahead: u64) {
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        let _ = ahead;
         #[cfg(all(target_arch = "x86_64", not(miri)))]
         {
             use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
-            let page = self.block.descriptor().as_ptr().cast::<i8>();
+            let page = self.block.descriptor().as_ptr().wrapping_add(ahead as usize).cast::<i8>();
             // SAFETY: a hint accesses no memory, whatever the address is.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(page) };
             // SAFETY: as above.
@@ -273,7 +292,7 @@ impl<'m, M: MemMap> PageView<'m, '_, M> {
         self.take(amount, |block, taken| done(unsafe { Taken::new(Folio::new(block), taken) }))
     }
 
-    /// A handle for a reference that is kept without one, on the folio that the frame lies in.
+    /// A handle for a reference that is kept without one, on the folio that the frame lies in, and that folio's bounds.
     ///
     /// # Errors
     ///
@@ -285,8 +304,8 @@ impl<'m, M: MemMap> PageView<'m, '_, M> {
     ///
     /// A reference on that folio was kept by [`Folio::take_raw`], [`Folio::into_raw`] or what says that it keeps it so, and
     /// is taken back at most once.
-    #[inline]
-    pub unsafe fn adopt(&self) -> Result<Folio<'m, M>, GetError> {
+    #[inline(always)]
+    pub unsafe fn adopt(&self) -> Result<(Folio<'m, M>, Bounds), GetError> {
         let pfn = self.block.pfn;
         let head = self.head();
         // SAFETY: inside the reader, and from then on the reference keeps the descriptors.
@@ -294,10 +313,12 @@ impl<'m, M: MemMap> PageView<'m, '_, M> {
             return Err(GetError::Absent { pfn: head });
         };
         let info = block.page().info.load();
-        if info.count == 0 || !Tag::from_bits(info.tag).is_head_over(head, pfn) {
+        let tag = Tag::from_bits(info.tag);
+        if info.count == 0 || !tag.is_head_over(head, pfn) {
             return Err(GetError::Unreferenced { pfn: head });
         }
-        Ok(Folio::new(block))
+        let bounds = Bounds::of(&block, tag);
+        Ok((Folio::new(block), bounds))
     }
 
     /// References on the head, as many as `amount` says; `done` gets the head's block, and how many there are.
@@ -324,9 +345,11 @@ impl<'m, M: MemMap> PageView<'m, '_, M> {
             let accept = |tag: u32| Tag::from_bits(tag).is_head_over(head, pfn);
             let accept = |tag: u32| mutant!("page-get-any-head", accept(tag), true);
             let wanted = |bits: u32| {
-                let tag = Tag::from_bits(bits);
-                let order = if tag.is_compound() { tag.order() } else { Order::ZERO };
-                accept(bits).then(|| amount(Bounds { head, order, flags: block.flags() })).flatten()
+                // Frames by themselves are the most, and need no arithmetic.
+                if bits == Tag::SINGLE.bits() && head == pfn {
+                    return amount(Bounds::of(&block, Tag::SINGLE));
+                }
+                accept(bits).then(|| amount(Bounds::of(&block, Tag::from_bits(bits)))).flatten()
             };
             // The mutant looks at what the head is, and then takes a reference on whatever it is by now.
             let found = mutant!("page-get-look-then-add", info.try_get_some(wanted), {
