@@ -91,10 +91,8 @@ impl<'m, M: MemMap<Counts: Mapcounts>, D: Dirty<M>> Release<'m, M, D> {
     /// Each of the frames has a hold of this kind that a walk over an address space with this memory map kept in a sink, and
     /// each such hold is given back at most once.
     pub unsafe fn range(&self, pfn: Pfn, frames: u64) -> Released {
-        let (mut reader, mut released) = (Some(self.map.enter()), Released::default());
         // SAFETY: passed on.
-        unsafe { self.range_in(&mut reader, (pfn, frames), &mut released) };
-        released
+        unsafe { self.ranges(core::iter::once((pfn, frames))) }
     }
 
     /// The frames of `extents`.
@@ -103,15 +101,8 @@ impl<'m, M: MemMap<Counts: Mapcounts>, D: Dirty<M>> Release<'m, M, D> {
     ///
     /// As for [`range`](Self::range), of the frames of each.
     pub unsafe fn extents(&self, extents: &[Extent]) -> Released {
-        let (mut reader, mut released) = (Some(self.map.enter()), Released::default());
-        for (nth, extent) in extents.iter().enumerate() {
-            if let Some(soon) = extents.get(nth + AHEAD as usize) {
-                prefetch(&reader, soon.pfn);
-            }
-            // SAFETY: passed on.
-            unsafe { self.range_in(&mut reader, (extent.pfn, extent.frames.into()), &mut released) };
-        }
-        released
+        // SAFETY: passed on.
+        unsafe { self.ranges(extents.iter().map(|extent| (extent.pfn, extent.frames.into()))) }
     }
 
     /// The pages of an array, some of whose entries may be empty. A page may be there as often as it is held. Linux:
@@ -133,7 +124,7 @@ impl<'m, M: MemMap<Counts: Mapcounts>, D: Dirty<M>> Release<'m, M, D> {
                 low(inside as u64)
             };
             // SAFETY: so many entries are of frames of that folio, each of which has a hold.
-            let count = unsafe { self.give(&mut reader, (pfn, 1), inside, &mut released) } as usize;
+            let count = unsafe { self.give(&mut reader, pfn, inside, &mut released) } as usize;
             if let Some(&Some(soon)) = rest.get(count * AHEAD as usize) {
                 prefetch(&reader, soon.pfn());
             }
@@ -152,7 +143,7 @@ impl<'m, M: MemMap<Counts: Mapcounts>, D: Dirty<M>> Release<'m, M, D> {
         let (mut reader, mut released) = (Some(self.map.enter()), Released::default());
         for folio in folios.iter().filter(|folio| folio.holds > 0) {
             // SAFETY: passed on.
-            unsafe { self.give(&mut reader, (folio.head, 1), |_| folio.holds, &mut released) };
+            unsafe { self.give(&mut reader, folio.head, |_| folio.holds, &mut released) };
         }
         released
     }
@@ -167,7 +158,7 @@ impl<'m, M: MemMap<Counts: Mapcounts>, D: Dirty<M>> Release<'m, M, D> {
         let (mut reader, mut released) = (Some(self.map.enter()), Released::default());
         for folio in folios.iter_mut().filter(|folio| folio.holds > 1) {
             // SAFETY: passed on, of all but one.
-            unsafe { self.give(&mut reader, (folio.head, 1), |_| folio.holds - 1, &mut released) };
+            unsafe { self.give(&mut reader, folio.head, |_| folio.holds - 1, &mut released) };
             folio.holds = 1;
         }
         released
@@ -179,36 +170,39 @@ impl<'m, M: MemMap<Counts: Mapcounts>, D: Dirty<M>> Release<'m, M, D> {
     ///
     /// As for [`range`](Self::range), of the frames of each.
     pub unsafe fn stretches<T: Stretch>(&self, stretches: &[T], base_shift: u32) -> Released {
+        let ranges = stretches.iter().filter_map(|stretch| stretch.frames(base_shift));
+        // SAFETY: passed on.
+        unsafe { self.ranges(ranges.map(|range| (range.start(), range.frames()))) }
+    }
+
+    /// First frames, and how many.
+    ///
+    /// # Safety
+    ///
+    /// As for [`range`](Self::range), of the frames of each.
+    #[inline]
+    unsafe fn ranges(&self, ranges: impl Iterator<Item = (Pfn, u64)> + Clone) -> Released {
         let (mut reader, mut released) = (Some(self.map.enter()), Released::default());
-        for range in stretches.iter().filter_map(|stretch| stretch.frames(base_shift)) {
-            // SAFETY: passed on.
-            unsafe { self.range_in(&mut reader, (range.start(), range.frames()), &mut released) };
+        let mut soon = Ahead { ranges: ranges.clone(), pfn: Pfn::ZERO, left: 0 };
+        let mut steps = AHEAD;
+        for (first, frames) in ranges {
+            let mut done = 0;
+            while let Some(pfn) = first.checked_add(done).filter(|_| done < frames) {
+                let left = frames - done;
+                let ours = |bounds: &Bounds| low(bounds.frames_from(pfn).min(left));
+                // SAFETY: frames of the range, each of which has a hold.
+                let count = u64::from(unsafe { self.give(&mut reader, pfn, ours, &mut released) });
+                done += count;
+                for _ in 0..=core::mem::take(&mut steps) {
+                    soon.advance(count);
+                }
+                prefetch(&reader, soon.pfn);
+            }
         }
         released
     }
 
-    /// # Safety
-    ///
-    /// As for [`range`](Self::range).
-    #[inline]
-    unsafe fn range_in(
-        &self,
-        reader: &mut Option<Reader<'m, M>>,
-        (pfn, frames): (Pfn, u64),
-        released: &mut Released,
-    ) {
-        let mut done = 0;
-        while let Some(pfn) = pfn.checked_add(done).filter(|_| done < frames) {
-            let left = frames - done;
-            let ours = |bounds: &Bounds| low(bounds.frames_from(pfn).min(left));
-            // SAFETY: frames of the range, each of which has a hold.
-            let count = u64::from(unsafe { self.give(reader, (pfn, left), ours, released) });
-            done += count;
-        }
-    }
-
-    /// Gives back, or refuses, as many holds as `n` says of the folio that `pfn` lies in: how many, at least 1. So many frames
-    /// from there on will be given back.
+    /// Gives back, or refuses, as many holds as `n` says of the folio that `pfn` lies in: how many, at least 1.
     ///
     /// # Safety
     ///
@@ -217,7 +211,7 @@ impl<'m, M: MemMap<Counts: Mapcounts>, D: Dirty<M>> Release<'m, M, D> {
     unsafe fn give(
         &self,
         reader: &mut Option<Reader<'m, M>>,
-        (pfn, all): (Pfn, u64),
+        pfn: Pfn,
         n: impl FnOnce(&Bounds) -> u32,
         released: &mut Released,
     ) -> u32 {
@@ -239,10 +233,6 @@ impl<'m, M: MemMap<Counts: Mapcounts>, D: Dirty<M>> Release<'m, M, D> {
                 return frames;
             }
         };
-        let soon = u64::from(frames) * AHEAD;
-        if soon < all {
-            view.prefetch(soon);
-        }
         if D::MARKS
             && let Some(folio) = hold.folio()
             && !folio.flags().contains(PageFlags::DIRTY)
@@ -280,6 +270,27 @@ fn low(n: u64) -> u32 {
 
 /// Folios by which descriptors are asked for before they are needed.
 const AHEAD: u64 = 8;
+
+/// A look at where the folios probably are that come later: each as long as the one that is given back meanwhile.
+struct Ahead<I> {
+    ranges: I,
+    pfn: Pfn,
+    /// Frames of its range from there on.
+    left: u64,
+}
+
+impl<I: Iterator<Item = (Pfn, u64)>> Ahead<I> {
+    #[inline]
+    fn advance(&mut self, frames: u64) {
+        if frames < self.left
+            && let Some(pfn) = self.pfn.checked_add(frames)
+        {
+            (self.pfn, self.left) = (pfn, self.left - frames);
+        } else if let Some(next) = self.ranges.next() {
+            (self.pfn, self.left) = next;
+        }
+    }
+}
 
 /// Asks for the descriptors of the folio that `pfn` lies in, if it is its first frame.
 #[inline]
