@@ -357,6 +357,19 @@ fn populating_faults_and_holds_nothing() {
 }
 
 #[test]
+fn a_page_far_into_a_request_is_named_when_it_ends_it() {
+    let mut pages = descriptors(128);
+    let map = map(&mut pages);
+    let space = Space::new(&map, 6, 2);
+    space.area_at(0, 64, ANON_RW);
+    // More folios than are held before the first is handed on.
+    (0..40).for_each(|page| space.map_anon(page, 8 + page, 0, WRITE));
+    space.map_file(40, 64, 0, WRITE, FileKind::Secret);
+    let got = held(&space, 0, 64, Flags::GET | Flags::FAST_ONLY).unwrap();
+    assert_eq!((got.pages, got.stopped), (40, Some(Refusal::Secret { va: va(40) })));
+}
+
+#[test]
 fn held_pages_give_themselves_back_and_outlive_the_address_space() {
     let (mut pages, mut others) = (descriptors(64), descriptors(1));
     let (map, other) = (map(&mut pages), common::map(&mut others));
