@@ -232,26 +232,24 @@ impl<'m, M: MemMap<Counts: Mapcounts>> RunHold<'m, M> {
         hold: Hold,
     ) -> Result<Self, MapError> {
         let pfn = view.pfn();
-        // SAFETY: each hold has a reference; but for those of the page of zeroes, which never goes, and whose handle is for
-        // nothing and not dropped.
+        // SAFETY: each hold has a reference, which the handle stands for below; but for those of the page of zeroes, which never
+        // goes, and whose handle is for nothing. It is not dropped before it is known which.
         let (folio, bounds) = unsafe { view.adopt() }?;
+        let folio = ManuallyDrop::new(folio);
         let (frames, order) = (n(&bounds), bounds.order);
+        if frames == 0 {
+            return Err(MapError::Empty);
+        }
         let references = match hold {
             Hold::Get => Some(frames),
             Hold::Pin if bounds.flags.contains(PageFlags::ZERO) => Some(0),
             Hold::Pin => weight(order, frames),
         };
-        if frames == 0 {
-            let _ = folio.into_raw();
-            return Err(MapError::Empty);
-        }
         let Some(references) = references else {
-            let pins = folio.count() / PIN_BIAS;
-            let _ = folio.into_raw();
-            return Err(MapError::TooFewPins { pins, removing: frames });
+            return Err(MapError::TooFewPins { pins: folio.count() / PIN_BIAS, removing: frames });
         };
-        // SAFETY: the references of the caller's holds.
-        let taken = unsafe { Taken::new(folio, references) };
+        // SAFETY: the references of the caller's holds; none of those that are not counted.
+        let taken = unsafe { Taken::new(ManuallyDrop::into_inner(folio), references) };
         Ok(Self { taken: ManuallyDrop::new(taken), pfn, frames, order, hold })
     }
 
