@@ -226,6 +226,8 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Devmap<S, E> {
             }
             Err(error) => match why_taken(self, head, error) {
                 FolioError::Poisoned { .. } => Ok(Failure::Known),
+                // Not written yet.
+                FolioError::NoPagemap { pfn } => Err(FailureError::Foreign { pfn }),
                 _ => Err(FailureError::Busy { pfn }),
             },
         }

@@ -17,7 +17,7 @@ pub struct Span {
 }
 
 impl Span {
-    /// Whether every frame of the span is there: then who walks it need not look for holes. Linux: `zone->contiguous`.
+    /// Whether every frame of the span is there, or about to be (frames are counted before their descriptors are written): then who walks it need not look for holes. Linux: `zone->contiguous`.
     #[must_use]
     pub const fn is_contiguous(&self) -> bool {
         self.present == self.range.frames()

@@ -151,6 +151,8 @@ impl<'m, M: MemMap> Block<'m, M> {
         let buddy = self.pfn.checked_add(order.frames()).ok_or(Reason::Absent)?;
         // SAFETY: the upper half is part of this block, whose handle keeps its descriptors in place, and then its own.
         let upper = unsafe { Block::find(self.map, buddy) }.ok_or(Reason::Absent)?;
+        // Its owner words may be those of a block that was merged into this one.
+        upper.page().clear_words();
         upper.retag(half(order));
         self.retag(half(order));
         Ok((*self, upper))

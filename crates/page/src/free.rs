@@ -86,7 +86,6 @@ impl<'m, M: MemMap> Free<'m, M> {
     pub fn split(self) -> Result<(Self, Self), Refused<Self>> {
         match self.block.split(|order| Tag::head(order).with_free(true)) {
             Ok((lower, upper)) => {
-                upper.page().clear_words();
                 let _ = self.into_block();
                 Ok((Self { block: lower }, Self { block: upper }))
             }

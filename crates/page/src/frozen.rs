@@ -154,7 +154,9 @@ impl<'m, M: MemMap> Frozen<'m, M> {
     ///
     /// The block, unchanged: of one frame, or a compound.
     ///
-    /// Cost: two words written.
+    /// The upper half begins with no owner words.
+    ///
+    /// Cost: two words written, and the words of the upper head.
     pub fn split(self) -> Result<(Self, Self), Refused<Self>> {
         match self.block.split(Tag::head) {
             Ok((lower, upper)) => {

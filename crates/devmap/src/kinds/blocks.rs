@@ -2,7 +2,7 @@
 //! Folios out of resting blocks, and back.
 
 use mmkit_addr::{Order, Pfn};
-use mmkit_page::{ClaimError, Free, Frozen, MemMap, PageFlags};
+use mmkit_page::{ClaimError, Free, Frozen, MemMap, OWN_DESCRIPTORS, PageFlags};
 use mmkit_sync::mutant;
 
 /// Takes the block of `order` at `pfn` out of the blocks of `unit` that rest there: all or none.
@@ -93,6 +93,10 @@ fn part<'m, M: MemMap>(frozen: Frozen<'m, M>, unit: Order, bad: &mut dyn FnMut(F
 
 /// Takes the mark of bad frames off all of a block's own descriptors.
 pub(crate) fn forgive<M: MemMap>(frozen: &mut Frozen<'_, M>) {
-    let frames = if frozen.is_compound() && !frozen.has_shared_tails() { frozen.order().frames() } else { 1 };
+    let frames = match (frozen.is_compound(), frozen.has_shared_tails()) {
+        (false, _) => 1,
+        (true, true) => OWN_DESCRIPTORS,
+        (true, false) => frozen.order().frames(),
+    };
     frozen.remove_at(0..frames, PageFlags::HWPOISON);
 }

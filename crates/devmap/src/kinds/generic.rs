@@ -69,7 +69,7 @@ fn rest<M: MemMap, R: ReadSide, L: RawLock>(held: Held<'_, R, L>, mut frozen: Fr
 /// past the pagemap: as a free block, or as memory of the machine.
 ///
 /// A folio of generic memory that rests is not ready again. So of all that rest, those that are not counted are such; and one
-/// that is counted and is in somebody's hands, or is bad, makes it one fewer, for a later time.
+/// that is counted and is in somebody's hands makes it one fewer, for a later time.
 ///
 /// Cost: a look at each folio.
 pub(crate) fn put_lost<M: MemMap, R: ReadSide, L: RawLock>(
@@ -77,6 +77,8 @@ pub(crate) fn put_lost<M: MemMap, R: ReadSide, L: RawLock>(
     map: &M,
     pagemap: &Pagemap,
 ) {
+    // Those that were kept because of a bad frame rest, too, whether they are counted or not.
+    pagemap.folios.forgive(map);
     let at_rest = |pfn: &Pfn| {
         let state = map.enter().page(*pfn).map(|page| page.state());
         matches!(state, Some(State::Free { parked: true, .. }))

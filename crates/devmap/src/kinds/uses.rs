@@ -96,7 +96,8 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Devmap<S, E> {
     ///
     /// A file calls this once for each entry that it makes, and takes further references as it likes. If another file has
     /// the folio already, it belongs to none alone from now on, and has no place; the files are counted. The one file that
-    /// has it may associate it again, at the same place, and is not counted twice. When all of them are gone, and a reference
+    /// has it may associate it again, at the same place, and is not counted twice, if its faults of one entry come one after the
+    /// other, as under the entry's lock. When all of them are gone, and a reference
     /// is left, the next one has it alone again, and its place is that file's.
     ///
     /// # Errors

@@ -16,8 +16,10 @@ use crate::{DevPagemap, Devmap, Pagemap};
 /// Device memory that is registered, and of which the descriptors are still being written: each part can be used from the
 /// moment when it is. Made by [`Devmap::register_deferred`].
 ///
-/// Any number of threads may [`step`](Self::step). Dropping it kills the pagemap, and writes what is left: what is reserved
-/// as a device's is never somebody else's meanwhile.
+/// Not inside a reader: writing, finishing and dropping it take the memory map's lock, under which somebody may be waiting for
+/// readers. ([`Pagemap`]s are killed without it.) Any number of threads may [`step`](Self::step). Dropping it kills the pagemap, and writes what is left: what is reserved
+/// as a device's is never somebody else's meanwhile. A part whose writing panicked (in the caller's `set_pageblock` or pause) is
+/// not begun again, and the memory does not go then.
 ///
 /// ```
 /// use mmkit_addr::{Geometry, NodeId, Order, Pfn, PfnRange};
@@ -102,7 +104,7 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Devmap<S, E> {
         let reserved = match self.registry().reserve(info) {
             Ok(reserved) => reserved,
             Err((info, error)) => {
-                return Err(RegisterError { error, pagemap: Some(DevPagemap { info, altmap }) });
+                return Err(RegisterError { error, pagemap: info.map(|info| DevPagemap { info, altmap }) });
             }
         };
         *place = altmap;

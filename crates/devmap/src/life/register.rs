@@ -18,8 +18,8 @@ use crate::{DevPagemap, Devmap, DevmapError, Kind, PagemapInfo, kinds};
 pub struct RegisterError {
     /// Why.
     pub error: DevmapError,
-    /// The description, as it was. `None` only if the thread became a reader in the middle: then the intervals stay
-    /// reserved, since who looks at them cannot be waited for.
+    /// The description, as it was. `None` only if readers could not be waited for in the middle: then it is never freed, since
+    /// somebody may look at it, and its intervals may stay reserved.
     pub pagemap: Option<DevPagemap>,
 }
 
@@ -61,7 +61,7 @@ impl<S: VmemmapSpace, E: VmemmapEnv> Devmap<S, E> {
         let reserved = match self.registry().reserve(info) {
             Ok(reserved) => reserved,
             Err((info, error)) => {
-                return Err(RegisterError { error, pagemap: Some(DevPagemap { info, altmap }) });
+                return Err(RegisterError { error, pagemap: info.map(|info| DevPagemap { info, altmap }) });
             }
         };
         match self.populate(&reserved, altmap.as_mut(), executor) {

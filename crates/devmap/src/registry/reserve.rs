@@ -43,9 +43,9 @@ impl<R: ReadSide, L: RawLock> Registry<R, L> {
     pub(crate) fn reserve(
         &self,
         info: Box<PagemapInfo>,
-    ) -> Result<Reserved<'_, R, L>, (Box<PagemapInfo>, DevmapError)> {
+    ) -> Result<Reserved<'_, R, L>, (Option<Box<PagemapInfo>>, DevmapError)> {
         if !self.read_side.may_wait() {
-            return Err((info, DevmapError::InsideReader));
+            return Err((Some(info), DevmapError::InsideReader));
         }
         // The mutant looks before it takes the lock.
         let seen: Option<Result<(), _>> =
@@ -58,17 +58,17 @@ impl<R: ReadSide, L: RawLock> Registry<R, L> {
         let prepared = looked.and_then(|()| self.prepare(&info, &mut spare));
         let Prepared { index, mut pagemap, counters, mut next } = match prepared {
             Ok(prepared) => prepared,
-            Err(error) => return Err((info, error)),
+            Err(error) => return Err((Some(info), error)),
         };
         pagemap.write(Pagemap::new(info, index, counters));
         // SAFETY: just written.
-        let pagemap = unsafe { pagemap.assume_init() };
-        let ranges = pagemap.ranges();
-        next.rebuild(self.table(), Some((ranges, index, NonNull::from(&*pagemap))), None);
+        let pagemap = NonNull::from(Box::leak(unsafe { pagemap.assume_init() }));
+        let reserved = Reserved { registry: self, pagemap };
+        next.rebuild(self.table(), Some((reserved.pagemap().ranges(), index, pagemap)), None);
         match self.publish(next, &mut spare) {
-            Ok(()) => Ok(Reserved { registry: self, pagemap: NonNull::from(Box::leak(pagemap)) }),
-            // Nobody has looked at it: it was invisible, and had no folios.
-            Err(error) => Err((pagemap.into_info(), error)),
+            Ok(()) => Ok(reserved),
+            // It is never freed: somebody may still look at it, who cannot be waited for.
+            Err(error) => Err((None, error)),
         }
     }
 
