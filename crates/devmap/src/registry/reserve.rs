@@ -38,12 +38,12 @@ struct Prepared {
     next: Box<Table>,
 }
 
+/// What was to be reserved, and why it was not. It is kept where somebody may still look at it.
+type Refused = (Option<Box<PagemapInfo>>, DevmapError);
+
 impl<R: ReadSide, L: RawLock> Registry<R, L> {
     /// Reserves the intervals of `info`, all or none. Nobody finds them yet.
-    pub(crate) fn reserve(
-        &self,
-        info: Box<PagemapInfo>,
-    ) -> Result<Reserved<'_, R, L>, (Option<Box<PagemapInfo>>, DevmapError)> {
+    pub(crate) fn reserve(&self, info: Box<PagemapInfo>) -> Result<Reserved<'_, R, L>, Refused> {
         if !self.read_side.may_wait() {
             return Err((Some(info), DevmapError::InsideReader));
         }
