@@ -10,12 +10,12 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use common::{
-    DEVICE, HEAP_FAILS, SECTION, SPACE_FAILS, SUBSECTION, digest, fsdax, generic, looks, machine,
-    machine_with, memory, order, pfn, range, spans,
+    DEVICE, Device, HEAP_FAILS, Registered, SECTION, SPACE_FAILS, SUBSECTION, digest, fsdax, generic, looks,
+    machine, machine_with, memory, order, pfn, range, spans,
 };
 use mmkit_addr::{Order, PfnRange};
 use mmkit_devmap::{DevPagemap, DevmapError, Span, UnregisterError};
-use mmkit_sync::Readers;
+use mmkit_sync::{InsideReader, ReadSide, Readers};
 use mmkit_vmemmap::{MapError, Serial, VmemmapError};
 
 thread_local! {
@@ -80,16 +80,23 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// Registers what is there before, of these orders; and all ranges that are looked at.
+fn registered<'d, 'f, R: ReadSide + Sync>(
+    device: &'d Device<'f, R>,
+    before: &[(PfnRange, u8)],
+    ranges: &[PfnRange],
+) -> (Vec<Registered<'d, 'f, R>>, Vec<PfnRange>) {
+    let register = |&(range, o): &(PfnRange, u8)| device.register(generic(&[range], o), &Serial).unwrap();
+    let looked = before.iter().map(|&(range, _)| range).chain(ranges.iter().copied()).collect();
+    (before.iter().map(register).collect(), looked)
+}
+
 #[test]
 fn every_failure_of_the_frame_allocator() {
     for (before, ranges, o) in cases() {
         let memory = memory(4096);
         let device = machine(&memory);
-        let there: Vec<_> = before
-            .iter()
-            .map(|&(range, o)| device.register(generic(&[range], o), &Serial).unwrap())
-            .collect();
-        let looked: Vec<_> = before.iter().map(|&(range, _)| range).chain(ranges.iter().copied()).collect();
+        let (there, looked) = registered(&device, &before, &ranges);
         let mut pagemap = Some(generic(&ranges, o));
         let mut refused = 0;
         for k in 1.. {
@@ -131,11 +138,7 @@ fn every_failure_of_the_heap() {
     for (before, ranges, o) in cases() {
         let memory = memory(4096);
         let device = machine_with::<Readers>(&memory);
-        let there: Vec<_> = before
-            .iter()
-            .map(|&(range, o)| device.register(generic(&[range], o), &Serial).unwrap())
-            .collect();
-        let looked: Vec<_> = before.iter().map(|&(range, _)| range).chain(ranges.iter().copied()).collect();
+        let (there, looked) = registered(&device, &before, &ranges);
         let mut pagemap = Some(generic(&ranges, o));
         let mut refused = 0;
         for k in 1.. {
@@ -180,11 +183,7 @@ fn every_failure_of_the_page_tables() {
     for (before, ranges, o) in cases() {
         let memory = memory(4096);
         let device = machine(&memory);
-        let there: Vec<_> = before
-            .iter()
-            .map(|&(range, o)| device.register(generic(&[range], o), &Serial).unwrap())
-            .collect();
-        let looked: Vec<_> = before.iter().map(|&(range, _)| range).chain(ranges.iter().copied()).collect();
+        let (there, looked) = registered(&device, &before, &ranges);
         let untouched = (digest(&device, &memory, &looked), spans(&device));
         let mut pagemap = generic(&ranges, o);
         let mut refused = 0;
@@ -323,4 +322,42 @@ fn inside_a_reader_nothing_is_begun() {
     registration.unregister(&(), looks(0)).unwrap();
     drop(device);
     memory.assert_no_leaks();
+}
+
+thread_local! {
+    static WAIT_FAILS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A read side that may refuse to wait although it said that it could.
+#[derive(Default)]
+struct Turning(Readers);
+
+// SAFETY: all is passed on; an error promises nothing.
+unsafe impl ReadSide for Turning {
+    type Guard<'a> = <Readers as ReadSide>::Guard<'a>;
+
+    fn enter(&self) -> Self::Guard<'_> {
+        self.0.enter()
+    }
+
+    fn synchronize(&self) -> Result<(), InsideReader> {
+        if WAIT_FAILS.take() { Err(InsideReader) } else { self.0.synchronize() }
+    }
+}
+
+#[test]
+fn a_wait_that_is_refused_in_the_middle_leaves_the_intervals_free() {
+    let memory = memory(4096);
+    let device = machine_with::<Turning>(&memory);
+    let there = range(DEVICE, SECTION);
+    WAIT_FAILS.set(true);
+    let refused = device.register(generic(&[there], 9), &Serial).unwrap_err();
+    assert!(!WAIT_FAILS.get(), "it was asked to wait");
+    assert_eq!(refused.error, DevmapError::InsideReader);
+    assert!(refused.pagemap.is_none(), "somebody may look at it, so it is kept");
+    assert!(device.registry().get(pfn(DEVICE)).is_none());
+    assert_eq!(spans(&device), [None, None]);
+    // Nothing is in the way of another.
+    let registration = device.register(generic(&[there], 9), &Serial).unwrap();
+    assert_eq!(registration.unregister(&(), looks(2)).map(drop).map_err(|error| error.error), Ok(()));
 }

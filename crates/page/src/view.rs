@@ -105,11 +105,21 @@ impl Bounds {
         Self { head: block.pfn, order, flags: block.flags() }
     }
 
-    /// How many frames there are from `pfn`, which lies in the folio, to its end.
+    /// How many frames there are from `pfn` to the folio's end; 0 where it does not lie in the folio.
+    ///
+    /// ```
+    /// use mmkit_addr::{Order, Pfn};
+    /// use mmkit_page::{Bounds, PageFlags};
+    ///
+    /// let pfn = |n| Pfn::new(n).unwrap();
+    /// let bounds = Bounds { head: pfn(8), order: Order::new(2).unwrap(), flags: PageFlags::empty() };
+    /// assert_eq!([7, 8, 9, 11, 12].map(|n| bounds.frames_from(pfn(n))), [0, 4, 3, 1, 0]);
+    /// ```
     #[inline]
     #[must_use]
     pub fn frames_from(&self, pfn: Pfn) -> u64 {
-        self.order.frames() - (pfn.get() - self.head.get())
+        // Below the head the difference is more than any folio has.
+        self.order.frames().saturating_sub(pfn.get().wrapping_sub(self.head.get()))
     }
 }
 

@@ -213,7 +213,7 @@ unsafe impl<S: VmemmapSpace> VmemmapSpace for Refusing<S> {
 
 pub type Space<'f> = Refusing<TableSpace<X86_64, Bare<Two<'f>, Two<'f>>>>;
 pub type Device<'f, R = Epoch> = Devmap<Space<'f>, TestEnv<'f, R>>;
-pub type Registered<'d, 'f> = Registration<'d, Space<'f>, TestEnv<'f>>;
+pub type Registered<'d, 'f, R = Epoch> = Registration<'d, Space<'f>, TestEnv<'f, R>>;
 
 pub fn memory(frames: u64) -> TestFrames {
     TestFrames::with_frames(frames)
