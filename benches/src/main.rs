@@ -9,6 +9,7 @@ mod fill;
 mod folio;
 mod foundation;
 mod gup;
+mod huge;
 mod machine;
 mod pair;
 mod vmemmap;

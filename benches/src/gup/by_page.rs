@@ -11,6 +11,7 @@ use mmkit_page::{PageFlags, PinPolicy};
 use super::device::{Device, Generic, Map, MarkDirty, Memory, span};
 use crate::clock::ThreadTime;
 use crate::figure::Figure;
+use crate::huge::Huge;
 use crate::pair::{Paired, quantile};
 
 /// Base pages of 1 GiB: of one call, and of a registration.
@@ -34,7 +35,7 @@ pub(super) fn arrays(
     }
     let mut memory = Memory::new(ALL * GIB)?;
     let device = Device::new(&mut memory, PageFlags::DEVICE, ())?;
-    let mut array = vec![None; GIB as usize];
+    let mut array = Huge::new(None, GIB as usize);
     let rounds = if quick { 3 } else { 7 };
     for (keys, whats, hold, goal) in [
         (
@@ -101,6 +102,7 @@ fn pass(
     let mut ns = 0.0;
     for gib in 0..device.pages() / GIB {
         let span = span(device, gib * GIB, GIB)?;
+        device.wake(gib * GIB, GIB);
         let start = ThreadTime::now();
         match side {
             Side::Bare => device.hold_barely(gib * GIB, kind, array),
@@ -150,7 +152,7 @@ fn rounds<'a, P: PinPolicy<Map<'a>>>(
     device: &Device<'a, P>,
     time: Duration,
 ) -> Result<Paired, Box<dyn Error>> {
-    let mut segments = vec![Segment::EMPTY; GIB as usize];
+    let mut segments = Huge::new(Segment::EMPTY, GIB as usize);
     let mut sides = Vec::new();
     let begun = Instant::now();
     while begun.elapsed() < time || sides.len() < 3 {

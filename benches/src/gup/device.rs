@@ -264,6 +264,16 @@ impl<'a, P: PinPolicy<Map<'a>>> Device<'a, P> {
         if unchanged { Ok(()) } else { Err(Refusal::NotMapped { va: span.start() }) }
     }
 
+    /// Looks at one line in each huge page of the descriptors of `pages` pages from page `first` on, at none that holding them
+    /// uses. A system, or the hypervisor below it, may take memory away that was idle for a tenth of a second, and then the first
+    /// look at a huge page takes longer than holding all whose descriptors are there.
+    pub(super) fn wake(&self, first: u64, pages: u64) {
+        let start = self.map.range().start().get() + first;
+        for number in (start..start + pages).step_by(((2 << 20) / 64) as usize) {
+            black_box(self.word(number + FOLIO / 2).map(|word| word[FLAGS].load(Ordering::Relaxed)));
+        }
+    }
+
     /// The least that holding every page by itself can do: each page's word is loaded, its folio's words are added to, and the
     /// page is stored, in the same order.
     pub(super) fn hold_barely(&self, first: u64, hold: Hold, pages: &mut [Option<PageRef>]) {

@@ -11,6 +11,7 @@ use mmkit_gup::{Extent, Extents, Flags, PageRef, Pages, Request, Sink, Span};
 use mmkit_sim::{AddressSpace, Area, PMD_ORDER};
 
 use crate::clock::ThreadTime;
+use crate::huge::Huge;
 
 /// Base pages of the memory.
 pub(super) const PAGES: u64 = 1 << 18;
@@ -18,6 +19,7 @@ pub(super) const PAGES: u64 = 1 << 18;
 pub(super) const FRAMES: u64 = PAGES + (1 << 13);
 const START: VirtAddr = VirtAddr::new(1 << 30);
 const BYTES: u64 = PAGES << 12;
+const BYTES_OF_PMD: u64 = 2 << 20;
 
 pub(super) type Counts = NoPageMapcount<PowerSums>;
 pub(super) type World<'i> = mmkit_sim::World<'i, Counts>;
@@ -42,9 +44,10 @@ pub(super) enum Shape {
 pub(super) struct Scene<'w, 'i> {
     world: &'w World<'i>,
     space: Space<'w>,
+    shape: Shape,
     pub(super) span: Span,
-    extents: Vec<Extent>,
-    pages: Vec<Option<PageRef>>,
+    extents: Huge<Extent>,
+    pages: Huge<Option<PageRef>>,
 }
 
 impl<'w, 'i> Scene<'w, 'i> {
@@ -70,12 +73,26 @@ impl<'w, 'i> Scene<'w, 'i> {
             drop(space.pin_range(START, BYTES, Flags::PIN | Flags::LONGTERM)?);
         }
         let span = space.span(START, BYTES)?;
-        let (extents, pages) = (vec![Extent::EMPTY; PAGES as usize], vec![None; PAGES as usize]);
-        Ok(Self { world, space, span, extents, pages })
+        let (extents, pages) = (Huge::new(Extent::EMPTY, PAGES as usize), Huge::new(None, PAGES as usize));
+        Ok(Self { world, space, shape, span, extents, pages })
+    }
+
+    /// Reads a byte in the middle of each 2M of the memory, which has a page table of its own, somewhere between the frames. A
+    /// system, or the hypervisor below it, may take memory away that was idle for some milliseconds, and then the walk's first
+    /// look at the table takes longer than holding all that is behind it. Memory behind PMDs has one table.
+    fn wake(&self) {
+        if self.shape == Shape::Pmd {
+            return;
+        }
+        for at in (BYTES_OF_PMD / 2..BYTES).step_by(BYTES_OF_PMD as usize) {
+            let read = self.space.read(VirtAddr::new(START.get() + at), &mut [0]);
+            assert!(read.is_ok(), "the memory is not there");
+        }
     }
 
     /// Pins into extents: nanoseconds of the pin, nanoseconds of the unpin, and how many extents.
     pub(super) fn extents(&mut self, request: Request) -> (f64, f64, usize) {
+        self.wake();
         let mut sink = Extents::new(&mut self.extents);
         let pin = hold(&self.space, self.span, request, &mut sink);
         let count = sink.extents().len();
@@ -99,6 +116,7 @@ impl<'w, 'i> Scene<'w, 'i> {
 
     /// The same into a page array.
     pub(super) fn pages(&mut self, request: Request) -> (f64, f64) {
+        self.wake();
         let pin = hold(&self.space, self.span, request, &mut Pages::new(&mut self.pages));
         let start = ThreadTime::now();
         // SAFETY: as for extents.

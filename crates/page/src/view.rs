@@ -204,18 +204,9 @@ impl<'m, M: MemMap> PageView<'m, '_, M> {
     /// nothing where there is none, or where the map has that descriptor elsewhere.
     #[inline]
     pub fn prefetch(&self, ahead: u64) {
-        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-        let _ = ahead;
-        #[cfg(all(target_arch = "x86_64", not(miri)))]
-        {
-            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-
-            let page = self.block.descriptor().as_ptr().wrapping_add(ahead as usize).cast::<i8>();
-            // SAFETY: a hint accesses no memory, whatever the address is.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(page) };
-            // SAFETY: as above.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(page.wrapping_add(size_of::<crate::Page>())) };
-        }
+        let page = self.block.descriptor().as_ptr().wrapping_add(ahead as usize);
+        mmkit_sync::prefetch(page);
+        mmkit_sync::prefetch(page.wrapping_add(1));
     }
 
     /// What the frame is at this moment.

@@ -5,7 +5,9 @@ use core::fmt;
 
 use mmkit_addr::{Order, VirtAddr};
 use mmkit_sync::atomic::AtomicU64;
+use mmkit_sync::prefetch;
 
+use crate::node::Node;
 use crate::{Entry, Error, Reader, Slot, TableEnv, Target};
 
 /// Consecutive entries of one table, none of which leads to a table.
@@ -26,12 +28,14 @@ impl fmt::Debug for Cells<'_> {
     }
 }
 
-impl<E: Entry, V: TableEnv> Reader<'_, E, V> {
+impl<'t, E: Entry, V: TableEnv> Reader<'t, E, V> {
     /// The entries from the one that translates `at` on, as many as lie one behind the other in one frame of a table, are no
     /// tables, and translate addresses below `end`. There is at least that one.
     ///
     /// They are the entries themselves: whoever holds no lock may find them changed at the next look, and what they lead to is
-    /// kept only as long as the reader. Cost: one acquire load for each level above, and in those for each entry.
+    /// kept only as long as the reader. Where the addresses go on behind the table, the processor is asked for the next one, which
+    /// whoever reads on needs when he is through with this one. Cost: one acquire load for each level above, and in those for
+    /// each entry.
     ///
     /// # Errors
     ///
@@ -44,16 +48,24 @@ impl<E: Entry, V: TableEnv> Reader<'_, E, V> {
         let position = self.tables.position(at)?;
         // Addresses below the end, in the same half; `whole` cuts the rest.
         let past = end.get().saturating_sub(at.get()).max(1) - 1;
-        let mut node = self.root();
+        let (mut node, mut above) = (self.root(), None);
         loop {
             let index = node.index(position);
             if let Slot::Present(Target::Table { pfn } | Target::Shared { pfn }) =
                 node.slot(index).for_readers()
             {
+                above = Some((node, index));
                 node = self.child(node, index, pfn);
                 continue;
             }
-            let last = position.saturating_add(past).min(node.whole().last);
+            let (wanted, whole) = (position.saturating_add(past), node.whole().last);
+            if let Some((above, index)) = above
+                && wanted > whole
+                && above.whole().last > whole
+            {
+                self.ask_for(above, index + 1);
+            }
+            let last = wanted.min(whole);
             // The span touches one frame of the table, or several, of which this is the first.
             let (_, entries) = node.first_row(position, last);
             let is_table = |index: u64| {
@@ -68,6 +80,15 @@ impl<E: Entry, V: TableEnv> Reader<'_, E, V> {
                 (index..).zip(entries).take_while(|&(index, _)| !is_table(index)).count().max(1)
             };
             return Ok(Cells { entries: &entries[..len], order: self.tables.shape().leaf_order(node.level) });
+        }
+    }
+
+    /// Asks the processor for the first entries of the table that an entry leads to, if it does.
+    #[inline]
+    fn ask_for(&self, node: Node<'t, E, V>, index: u64) {
+        if let Slot::Present(Target::Table { pfn } | Target::Shared { pfn }) = node.slot(index).for_readers()
+        {
+            prefetch(self.child(node, index, pfn).entry_cell(0));
         }
     }
 }
@@ -129,6 +150,10 @@ mod tests {
         assert_eq!(row(6 << 20, 10 << 20), (9, [0x3000, 0].to_vec()));
         let (order, entries) = row(1 << 30, u64::MAX);
         assert_eq!((order, entries.len()), (18, 511), "nothing, at the level where that shows");
+        // The last table below the first table of PMDs, with one behind it that another table leads to.
+        map((1 << 30) - (1 << 12), 2 << 12, 0x4444, 0);
+        assert_eq!(row((1 << 30) - (1 << 12), u64::MAX), (0, [0x4444].to_vec()));
+        assert_eq!(row(1 << 30, (1 << 30) + (1 << 12)), (0, [0x4445].to_vec()));
         // SAFETY: they are only loaded.
         assert!(matches!(unsafe { reader.cells(va(1 << 47), va(1 << 48)) }, Err(Error::NotCanonical { .. })));
     }

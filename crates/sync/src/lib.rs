@@ -13,6 +13,7 @@
 //! | keep something from being torn down while in use | [`LiveRef`] | one addition in a shard, one fence |
 //! | read several words that belong together | [`SeqCount`] | readers: two loads |
 //! | keep what readers look at from being freed | [`ReadSide`]: [`Immovable`], [`Readers`], `Epoch` | from nothing to one fence |
+//! | change many words in a row | [`prefetch`] | an instruction |
 //! | see what the libraries do | [`Events`] | nothing, unless observed |
 //!
 //! A reference to something found in a table that others may change, in the order in which these types work together:
@@ -68,6 +69,7 @@ mod epoch;
 mod events;
 mod live;
 mod lock;
+mod prefetch;
 mod raw_lock;
 mod read_side;
 mod readers;
@@ -81,6 +83,7 @@ pub use epoch::{Epoch, EpochGuard};
 pub use events::{Counter, Event, Events, Tally};
 pub use live::{LiveGuard, LiveRef, Shard, Shards, StillHeld};
 pub use lock::{Lock, LockGuard};
+pub use prefetch::prefetch;
 #[cfg(feature = "lock_api")]
 pub use raw_lock::LockApi;
 pub use raw_lock::{RawLock, SpinLock};
