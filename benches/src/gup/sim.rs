@@ -3,12 +3,14 @@
 
 use std::error::Error;
 use std::hint::black_box;
+use std::ptr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use mmkit_addr::{Order, Pfn, VirtAddr, VirtRange};
 use mmkit_folio::{Hold, NoPageMapcount, PIN_BIAS, PowerSums};
 use mmkit_gup::{Extent, Extents, Flags, PageRef, Pages, Request, Sink, Span};
 use mmkit_sim::{AddressSpace, Area, PMD_ORDER};
+use mmkit_sync::prefetch;
 
 use crate::clock::ThreadTime;
 use crate::huge::Huge;
@@ -217,13 +219,21 @@ fn neighbours(words: &[u64]) -> u64 {
 }
 
 /// The least that 512 pins and 512 unpins of folios cannot do without: four additions for each, on the words of the folios, in
-/// the same order.
+/// the same order. What comes soon is asked for, as the kit does.
 pub(super) fn bare_adds(lines: &[(&AtomicU64, &AtomicU32)]) {
-    for (references, pins) in lines {
+    let ask_for = |nth: usize| {
+        if let Some((references, pins)) = lines.get(nth) {
+            prefetch(ptr::from_ref(*references));
+            prefetch(ptr::from_ref(*pins));
+        }
+    };
+    for (nth, (references, pins)) in lines.iter().enumerate() {
+        ask_for(nth + 8);
         references.fetch_add(512 << 32, Ordering::Acquire);
         pins.fetch_add(512, Ordering::Relaxed);
     }
-    for (references, pins) in lines {
+    for (nth, (references, pins)) in lines.iter().enumerate() {
+        ask_for(nth + 8);
         pins.fetch_sub(512, Ordering::Relaxed);
         references.fetch_sub(512 << 32, Ordering::Release);
     }

@@ -18,6 +18,8 @@ pub(crate) struct Piece<'m, M: MemMap<Counts: Mapcounts>> {
     pub(crate) raw: u64,
     /// What all entries allow.
     pub(crate) flags: LeafFlags,
+    /// Whether the folio is anonymous memory; not where it is the page of zeroes, of which there is no folio here.
+    pub(crate) anon: bool,
 }
 
 /// Pieces of one row, each of which begins where the one before ends. They are looked at where they are: what is moved has to be written, and an

@@ -256,7 +256,9 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
             let taken = RunHold::try_with(view, left, self.hold, |hold| {
                 let frames = hold.frames();
                 let raw = base.wrapping_add(self.distance(row, here));
-                vacancy.fill(Piece { hold, raw, flags });
+                // Looked at here, where the line is at hand: it never changes while there are references.
+                let anon = hold.folio().is_some_and(|folio| folio.flags().contains(PageFlags::ANON));
+                vacancy.fill(Piece { hold, raw, flags, anon });
                 u64::from(frames)
             });
             let taken = match taken {
@@ -386,7 +388,7 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
     fn is_plain(&self, (row, place): (Row<'_>, u64), piece: &Piece<'m, A::Map>) -> bool {
         let Some(folio) = piece.hold.folio() else { return false };
         let same = self.lockless.is_none() || self.is_unchanged((row, place), piece);
-        if !mutant!("gup-no-recheck", same, true) || !folio.flags().contains(PageFlags::ANON) {
+        if !mutant!("gup-no-recheck", same, true) || !piece.anon {
             return false;
         }
         let all = u64::from(piece.hold.frames());
