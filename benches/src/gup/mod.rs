@@ -20,7 +20,7 @@ pub(crate) fn run(
     notes: &mut Vec<String>,
 ) -> Result<(), Box<dyn Error>> {
     let effort = if quick { Effort::QUICK } else { Effort::FULL };
-    let kit = shapes::run(effort, figures, notes)?;
+    let kit = shapes::run(effort, if quick { 1 } else { 3 }, figures, notes)?;
     by_page::arrays(quick, figures, skipped)?;
     by_page::registrations(quick, figures)?;
     kernel::run(quick, kit, figures, skipped)

@@ -20,8 +20,38 @@ pub(super) struct ArrayNs {
     pub(super) base: f64,
 }
 
-/// All figures of shapes, and what page arrays take.
+/// All figures of shapes, and what page arrays take. Each is measured in `worlds` worlds, and the middle one is told: where the
+/// system puts descriptors and tables is another place each time, and takes another time.
 pub(super) fn run(
+    effort: Effort,
+    worlds: usize,
+    figures: &mut Vec<Figure>,
+    notes: &mut Vec<String>,
+) -> Result<ArrayNs, Box<dyn Error>> {
+    let (mut all, mut arrays, mut said) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..worlds {
+        said.clear();
+        arrays.push(once(effort, &mut all, &mut said)?);
+    }
+    notes.append(&mut said);
+    figures.extend(middle(all));
+    let middle = |ns: fn(&ArrayNs) -> f64| quantile(&mut arrays.iter().map(ns).collect::<Vec<_>>(), 0.5);
+    Ok(ArrayNs { pmd: middle(|it| it.pmd), ptes: middle(|it| it.ptes), base: middle(|it| it.base) })
+}
+
+/// Of the figures with each key, in the order of the keys' first ones, that with the middle value.
+fn middle(mut figures: Vec<Figure>) -> Vec<Figure> {
+    let mut told = Vec::new();
+    while let Some(key) = figures.first().map(|figure| figure.key) {
+        let mut same: Vec<Figure> = figures.extract_if(.., |figure| figure.key == key).collect();
+        same.sort_by(|a, b| a.value.total_cmp(&b.value));
+        told.push(same.swap_remove(same.len() / 2));
+    }
+    told
+}
+
+/// All of them in one world.
+fn once(
     effort: Effort,
     figures: &mut Vec<Figure>,
     notes: &mut Vec<String>,
@@ -174,4 +204,18 @@ pub(super) fn nanoseconds(
     let value = quantile(&mut each, 0.5);
     let quartiles = (quantile(&mut each, 0.25), quantile(&mut each, 0.75));
     Figure { quartiles: Some(quartiles), ..Figure::counted(key, what, at_most, value) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_middle_of_each_key_is_told() {
+        let figure = |key, value| Figure::counted(key, "", None, value);
+        let all = [("a", 3.0), ("b", 1.0), ("a", 1.0), ("b", 9.0), ("a", 2.0)];
+        let told = middle(all.map(|(key, value)| figure(key, value)).to_vec());
+        assert_eq!(told.iter().map(|it| (it.key, it.value)).collect::<Vec<_>>(), [("a", 2.0), ("b", 9.0)]);
+        assert!(middle(Vec::new()).is_empty());
+    }
 }
