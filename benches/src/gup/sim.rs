@@ -129,13 +129,14 @@ impl<'w, 'i> Scene<'w, 'i> {
     }
 
     /// After a pin and an unpin that are not timed, writes to the page array what the pin wrote there: nanoseconds of it. So
-    /// both sides find the array as an unpin leaves it.
+    /// both sides find the array as an unpin leaves it, and both ask for what they write next.
     pub(super) fn write_array(&mut self, request: Request) -> f64 {
         self.pages(request);
         let words = words(&mut self.pages);
         let heads: Vec<u64> = words.iter().step_by(512).copied().collect();
         let start = ThreadTime::now();
         for (words, head) in black_box(words).chunks_mut(512).zip(heads) {
+            prefetch(words.as_ptr().wrapping_add(words.len()));
             for (word, number) in words.iter_mut().zip(head..) {
                 *word = number;
             }

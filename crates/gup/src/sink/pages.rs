@@ -7,6 +7,7 @@ use core::num::NonZeroU64;
 use mmkit_addr::Pfn;
 use mmkit_folio::Mapcounts;
 use mmkit_page::MemMap;
+use mmkit_sync::prefetch;
 
 use super::sealed::Sealed;
 use crate::{Dirty, Keeper, Release, Released, Run, Sink};
@@ -101,6 +102,8 @@ impl Sink for Pages<'_> {
     fn push(&mut self, run: Run) -> u32 {
         let slots = &mut self.buffer[self.len..];
         let frames = slots.len().min(run.frames as usize);
+        // Where the next run goes: of long runs that is another page, whose translation takes a while to find.
+        prefetch(slots.as_ptr().wrapping_add(frames));
         let first = run.pfn.get() + 1;
         for (slot, number) in slots[..frames].iter_mut().zip(first..) {
             *slot = NonZeroU64::new(number).map(PageRef);
