@@ -265,7 +265,7 @@ impl<'a, P: PinPolicy<Map<'a>>> Device<'a, P> {
     }
 
     /// Looks at one line in each huge page of the descriptors of `pages` pages from page `first` on, at none that holding them
-    /// uses. A system, or the hypervisor below it, may take memory away that was idle for a tenth of a second, and then the first
+    /// by the run uses. A system, or the hypervisor below it, may take memory away that was idle for a tenth of a second, and then the first
     /// look at a huge page takes longer than holding all whose descriptors are there.
     pub(super) fn wake(&self, first: u64, pages: u64) {
         let start = self.map.range().start().get() + first;
