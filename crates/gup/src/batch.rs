@@ -24,16 +24,21 @@ pub(crate) struct Piece<'m, M: MemMap<Counts: Mapcounts>> {
 
 /// Pieces of one row, each of which begins where the one before ends. They are looked at where they are: what is moved has to be written, and an
 /// atomic operation waits for what was written before it.
+///
+/// The first of them are kept: somebody else has their holds, and will give them back. The others give theirs back when the batch
+/// is cleared, or dropped because somebody panicked who was asked about one of them.
 pub(crate) struct Batch<'m, M: MemMap<Counts: Mapcounts>> {
     /// The first `len` are initialised.
     pieces: [MaybeUninit<Piece<'m, M>>; PIECES],
     len: usize,
+    /// At most `len`.
+    kept: usize,
 }
 
 impl<'m, M: MemMap<Counts: Mapcounts>> Batch<'m, M> {
     #[inline]
     pub(crate) fn new() -> Self {
-        Self { pieces: [const { MaybeUninit::uninit() }; PIECES], len: 0 }
+        Self { pieces: [const { MaybeUninit::uninit() }; PIECES], len: 0, kept: 0 }
     }
 
     #[inline]
@@ -61,6 +66,12 @@ impl<'m, M: MemMap<Counts: Mapcounts>> Batch<'m, M> {
         Some(unsafe { slot.assume_init_ref() })
     }
 
+    /// The next piece is kept, of which there is one.
+    #[inline]
+    pub(crate) fn keep(&mut self) {
+        self.kept = (self.kept + 1).min(self.len);
+    }
+
     /// Gives back all but the first `keep` frames of a piece, of which there is at least one.
     #[cold]
     pub(crate) fn cut(&mut self, index: usize, keep: u32) {
@@ -70,10 +81,10 @@ impl<'m, M: MemMap<Counts: Mapcounts>> Batch<'m, M> {
         }
     }
 
-    /// Lets go of all pieces: the first `kept` stay held without them, the others are given back.
+    /// Lets go of all pieces, and gives back those that are not kept.
     #[inline]
-    pub(crate) fn finish(&mut self, kept: usize) {
-        let len = core::mem::take(&mut self.len);
+    pub(crate) fn clear(&mut self) {
+        let (len, kept) = (core::mem::take(&mut self.len), core::mem::take(&mut self.kept));
         for slot in self.pieces[..len].iter_mut().skip(kept) {
             // SAFETY: one of the first `len` there were, none of which is initialised any more for `self`.
             unsafe { slot.assume_init_drop() };
@@ -98,6 +109,6 @@ impl<'m, M: MemMap<Counts: Mapcounts>> Vacancy<'_, 'm, M> {
 impl<M: MemMap<Counts: Mapcounts>> Drop for Batch<'_, M> {
     #[inline]
     fn drop(&mut self) {
-        self.finish(0);
+        self.clear();
     }
 }

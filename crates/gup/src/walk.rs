@@ -335,13 +335,13 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
                 mutant!("gup-no-sequence", self.space.write_protect_seq().unchanged(sample), true)
             });
             if !unchanged || !row.is_linked(&self.format) {
-                batch.finish(0);
+                batch.clear();
                 *need = Some(Need::Again);
                 return 0;
             }
         }
-        let (mut done, mut kept) = (0, 0);
-        while let Some(piece) = batch.get(kept) {
+        let (mut done, mut nth) = (0, 0);
+        while let Some(piece) = batch.get(nth) {
             let frames = piece.hold.frames();
             let (mut good, mut ends) = (frames, false);
             let place = start + done;
@@ -371,17 +371,20 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
             if taken < good {
                 *need = Some(Need::Stop(Refusal::NoRoom));
             }
+            if V::KEEPS && taken > 0 {
+                // At once: the kernel is asked about the next ones, and may panic.
+                batch.keep();
+            }
             if taken < frames {
-                batch.cut(kept, taken);
-                kept += usize::from(taken > 0);
+                batch.cut(nth, taken);
                 break;
             }
-            kept += 1;
+            nth += 1;
             if ends {
                 break;
             }
         }
-        batch.finish(if V::KEEPS { kept } else { 0 });
+        batch.clear();
         done
     }
 

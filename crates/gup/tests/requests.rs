@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use common::*;
 use mmkit_addr::{Pfn, VirtAddr};
 use mmkit_folio::{MapError, PIN_BIAS, Rmap};
@@ -450,4 +452,28 @@ fn held_pages_give_themselves_back_and_outlive_the_address_space() {
     // SAFETY: pinned and kept just now.
     assert_eq!(unsafe { Release::pins(&map).pages(sink.pages()) }.frames, 2);
     assert_eq!(space.counts(16), (10, 2));
+}
+
+#[test]
+fn a_kernel_that_panics_while_it_is_asked_leaves_nothing_held() {
+    let mut pages = descriptors(64);
+    let map = map(&mut pages);
+    let mut space = Space::new(&map, 4, 1);
+    space.area_at(0, 16, ANON_RW);
+    // Held, looked at and handed on before the one about which the kernel is asked.
+    (0..3).for_each(|page| space.map_anon(page, 8 + page, 0, WRITE));
+    space.map_file(3, 16, 0, WRITE, FileKind::Memory);
+    space.map_anon(4, 24, 0, WRITE);
+    let before: Vec<_> = [8, 9, 10, 16, 24].map(|frame| space.counts(frame)).to_vec();
+    space.hook = Some(Box::new(|_, name, _| assert_ne!(name, "file", "on purpose")));
+    for flags in [PIN_W, PIN_W | Flags::FAST_ONLY, PIN_W | Flags::LONGTERM, Flags::GET] {
+        let mut buffer = [Extent::EMPTY; 8];
+        let span = space.span(0, 5);
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            drop(Pinned::some(&map, &space, span, request(flags), Extents::new(&mut buffer)));
+        }));
+        assert!(panicked.is_err(), "{flags:?}: it was not asked");
+        let after: Vec<_> = [8, 9, 10, 16, 24].map(|frame| space.counts(frame)).to_vec();
+        assert_eq!(after, before, "{flags:?}");
+    }
 }

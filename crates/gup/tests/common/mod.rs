@@ -310,6 +310,7 @@ impl<'m> AddressSpace for Space<'m> {
     }
 
     fn file(&self, folio: &Folio<'_, Map<'m>>) -> FileKind {
+        self.call("file");
         self.files.borrow().get(&folio.pfn().get()).copied().unwrap_or(FileKind::Memory)
     }
 
