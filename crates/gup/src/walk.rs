@@ -326,6 +326,7 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
         visit: &mut V,
         need: &mut Option<Need>,
     ) -> u64 {
+        let mut pass = batch.pass();
         let start = ((at.get() >> self.format.base_shift) & row.order().mask()) + before;
         if let Some(sample) = self.lockless {
             // SeqCst: pairs with the fences of those who clear an entry, or change the count, and then look for references or
@@ -335,13 +336,12 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
                 mutant!("gup-no-sequence", self.space.write_protect_seq().unchanged(sample), true)
             });
             if !unchanged || !row.is_linked(&self.format) {
-                batch.clear();
                 *need = Some(Need::Again);
                 return 0;
             }
         }
         let (mut done, mut nth) = (0, 0);
-        while let Some(piece) = batch.get(nth) {
+        while let Some(piece) = pass.get(nth) {
             let frames = piece.hold.frames();
             let (mut good, mut ends) = (frames, false);
             let place = start + done;
@@ -373,10 +373,10 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
             }
             if V::KEEPS && taken > 0 {
                 // At once: the kernel is asked about the next ones, and may panic.
-                batch.keep();
+                pass.keep(nth + 1);
             }
             if taken < frames {
-                batch.cut(nth, taken);
+                pass.cut(nth, taken);
                 break;
             }
             nth += 1;
@@ -384,7 +384,6 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
                 break;
             }
         }
-        batch.clear();
         done
     }
 
