@@ -53,60 +53,31 @@ impl<'m, M: MemMap<Counts: Mapcounts>> Batch<'m, M> {
         Some(Vacancy { slot, len: &mut self.len })
     }
 
-    /// A pass through the pieces, at the end of which there are none any more.
-    #[inline]
-    pub(crate) fn pass(&mut self) -> Pass<'_, 'm, M> {
-        Pass { batch: self, kept: 0 }
-    }
-
-    /// Lets go of all pieces: the first `kept` stay held without them, the others are given back.
-    #[inline]
-    fn finish(&mut self, kept: usize) {
-        let len = core::mem::take(&mut self.len);
-        for slot in self.pieces[..len].iter_mut().skip(kept) {
-            // SAFETY: one of the first `len` there were, none of which is initialised any more for `self`.
-            unsafe { slot.assume_init_drop() };
-        }
-    }
-}
-
-/// A pass through the pieces of a batch. At its end, also when somebody panicked who was asked about one of them, those
-/// stay held that somebody else has, and the others are given back.
-pub(crate) struct Pass<'b, 'm, M: MemMap<Counts: Mapcounts>> {
-    batch: &'b mut Batch<'m, M>,
-    /// So many of the first pieces somebody else has.
-    kept: usize,
-}
-
-impl<'m, M: MemMap<Counts: Mapcounts>> Pass<'_, 'm, M> {
     /// A piece.
     #[inline]
     pub(crate) fn get(&self, index: usize) -> Option<&Piece<'m, M>> {
-        let slot = self.batch.pieces[..self.batch.len].get(index)?;
+        let slot = self.pieces[..self.len].get(index)?;
         // SAFETY: one of the first `len`.
         Some(unsafe { slot.assume_init_ref() })
-    }
-
-    /// Somebody else has the first `count` pieces now, and gives them back.
-    #[inline]
-    pub(crate) fn keep(&mut self, count: usize) {
-        self.kept = count;
     }
 
     /// Gives back all but the first `keep` frames of a piece, of which there is at least one.
     #[cold]
     pub(crate) fn cut(&mut self, index: usize, keep: u32) {
-        if let Some(slot) = self.batch.pieces[..self.batch.len].get_mut(index) {
+        if let Some(slot) = self.pieces[..self.len].get_mut(index) {
             // SAFETY: one of the first `len`.
             drop(unsafe { slot.assume_init_mut() }.hold.split_off(keep));
         }
     }
-}
 
-impl<M: MemMap<Counts: Mapcounts>> Drop for Pass<'_, '_, M> {
+    /// Lets go of all pieces: the first `kept` stay held without them, the others are given back.
     #[inline]
-    fn drop(&mut self) {
-        self.batch.finish(self.kept);
+    pub(crate) fn finish(&mut self, kept: usize) {
+        let len = core::mem::take(&mut self.len);
+        for slot in self.pieces[..len].iter_mut().skip(kept) {
+            // SAFETY: one of the first `len` there were, none of which is initialised any more for `self`.
+            unsafe { slot.assume_init_drop() };
+        }
     }
 }
 

@@ -7,8 +7,7 @@ use core::mem::ManuallyDrop;
 use mmkit_folio::{Hold, Mapcounts};
 use mmkit_page::MemMap;
 
-use crate::hold::hold_in;
-use crate::{AddressSpace, Dirty, Held, Keeper, Refusal, Release, Released, Request, Span};
+use crate::{AddressSpace, Dirty, Held, Keeper, Refusal, Release, Released, Request, Span, hold};
 
 /// Pages that are held, in a sink of the caller's. Dropping it gives them back.
 ///
@@ -54,7 +53,7 @@ impl<'m, M: MemMap<Counts: Mapcounts>, S: Keeper> Pinned<'m, M, S> {
         let kind = if request.is_pin() { Hold::Pin } else { Hold::Get };
         // Before the walk: what it holds is given back also if it panics.
         let mut pinned = Self { map, sink, hold: kind };
-        let held = hold_in(map, space, span, request, &mut pinned.sink)?;
+        let held = hold(space, span, request, &mut pinned.sink)?;
         Ok((pinned, held))
     }
 
@@ -102,8 +101,8 @@ impl<'m, M: MemMap<Counts: Mapcounts>, S: Keeper> Pinned<'m, M, S> {
 
 impl<M: MemMap<Counts: Mapcounts>, S: Keeper> Drop for Pinned<'_, M, S> {
     fn drop(&mut self) {
-        // SAFETY: the sink was fresh, then one walk put its holds there, all of them on folios of this memory map, whatever the
-        // address space says its map is; and nobody could change it since. This is the only place where they are given back.
+        // SAFETY: the sink was fresh, then one walk over this memory map put its holds there, and nobody could change it
+        // since. This is the only place where they are given back.
         unsafe { self.sink.give_back(&Release::of(self.map, self.hold)) };
     }
 }

@@ -16,9 +16,6 @@ use crate::{AddressSpace, AreaFlags, Flags, Held, Refusal, Rows, Span};
 /// fault that fails, an interruption.
 pub fn populate<A: AddressSpace>(space: &A, span: Span, write: bool) -> Result<Held, (Held, Refusal)> {
     let format = space.format();
-    if !span.is_of(&format) {
-        return Err((Held { pages: 0, next: span.start(), stopped: None }, Refusal::OtherSpan));
-    }
     let mut held = Held { pages: 0, next: span.start(), stopped: None };
     let need = each_row(space, span, Flags::INTERRUPTIBLE, |at, rows, area| {
         let wanted = if write { AreaFlags::WRITE } else { AreaFlags::READ };

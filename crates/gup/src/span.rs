@@ -82,11 +82,6 @@ impl Span {
         self.shift
     }
 
-    /// Whether it is a range of address spaces of this format: of pages of that size, below that limit.
-    pub(crate) fn is_of(&self, format: &Format) -> bool {
-        self.shift == format.base_shift && self.end <= format.limit
-    }
-
     /// Its first pages, at most so many.
     #[must_use]
     pub fn at_most(&self, pages: u64) -> Self {

@@ -62,8 +62,6 @@ pub(crate) struct Step {
 /// A walk of one address space.
 pub(crate) struct Walk<'m, A: AddressSpace> {
     pub(crate) space: &'m A,
-    /// The memory map, asked for once: whatever the address space says later, all holds are on folios of this one.
-    pub(crate) map: &'m A::Map,
     pub(crate) request: Request,
     /// What each page gets.
     pub(crate) hold: Hold,
@@ -90,19 +88,19 @@ impl EntryRun {
 
 impl<'m, A: AddressSpace> Walk<'m, A> {
     /// A walk with the tables locked. The area comes with each row.
-    pub(crate) fn locked(space: &'m A, map: &'m A::Map, request: Request, hold: Hold) -> Self {
+    pub(crate) fn locked(space: &'m A, request: Request, hold: Hold) -> Self {
         let (format, usage) = (space.format(), request.usage());
-        Self { space, map, request, hold, format, usage, lockless: None, area: None }
+        Self { space, request, hold, format, usage, lockless: None, area: None }
     }
 
     /// A walk without locks; `None` while somebody takes pages away from their writers.
-    pub(crate) fn lockless(space: &'m A, map: &'m A::Map, request: Request) -> Option<Self> {
+    pub(crate) fn lockless(space: &'m A, request: Request) -> Option<Self> {
         let hold = if request.is_pin() { Hold::Pin } else { Hold::Get };
         let sample = match hold {
             Hold::Pin => Some(space.write_protect_seq().sample()?),
             Hold::Get => None,
         };
-        Some(Self { lockless: Some(sample), ..Self::locked(space, map, request, hold) })
+        Some(Self { lockless: Some(sample), ..Self::locked(space, request, hold) })
     }
 
     /// Walks `row`, whose first entry translates `at`, for at most `pages` pages.
@@ -326,7 +324,6 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
         visit: &mut V,
         need: &mut Option<Need>,
     ) -> u64 {
-        let mut pass = batch.pass();
         let start = ((at.get() >> self.format.base_shift) & row.order().mask()) + before;
         if let Some(sample) = self.lockless {
             // SeqCst: pairs with the fences of those who clear an entry, or change the count, and then look for references or
@@ -336,12 +333,13 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
                 mutant!("gup-no-sequence", self.space.write_protect_seq().unchanged(sample), true)
             });
             if !unchanged || !row.is_linked(&self.format) {
+                batch.finish(0);
                 *need = Some(Need::Again);
                 return 0;
             }
         }
-        let (mut done, mut nth) = (0, 0);
-        while let Some(piece) = pass.get(nth) {
+        let (mut done, mut kept) = (0, 0);
+        while let Some(piece) = batch.get(kept) {
             let frames = piece.hold.frames();
             let (mut good, mut ends) = (frames, false);
             let place = start + done;
@@ -371,19 +369,17 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
             if taken < good {
                 *need = Some(Need::Stop(Refusal::NoRoom));
             }
-            if V::KEEPS && taken > 0 {
-                // At once: the kernel is asked about the next ones, and may panic.
-                pass.keep(nth + 1);
-            }
             if taken < frames {
-                pass.cut(nth, taken);
+                batch.cut(kept, taken);
+                kept += usize::from(taken > 0);
                 break;
             }
-            nth += 1;
+            kept += 1;
             if ends {
                 break;
             }
         }
+        batch.finish(if V::KEEPS { kept } else { 0 });
         done
     }
 

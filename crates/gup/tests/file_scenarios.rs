@@ -13,8 +13,6 @@ use mmkit_page::PageFlags;
 /// A file of memory with folios of four pages, some of them holes.
 struct File<'m> {
     space: Space<'m>,
-    /// Whose folios it says that it has, instead of its own.
-    other: RefCell<Option<Space<'m>>>,
     folios: RefCell<Vec<Option<u64>>>,
     /// Somebody else fills the hole first.
     races: Cell<bool>,
@@ -58,8 +56,7 @@ impl<'m> MemoryFile for File<'m> {
 
     fn find(&self, index: u64) -> Option<(mmkit_page::Folio<'_, Map<'m>>, u64)> {
         let first = self.folios.borrow()[(index / 4) as usize]?;
-        let other = self.other.borrow().as_ref().map(|other| other.folio(first));
-        Some((other.unwrap_or_else(|| self.space.folio(first)), index % 4))
+        Some((self.space.folio(first), index % 4))
     }
 
     fn allocate(&self, index: u64) -> Result<(), AllocateError> {
@@ -98,7 +95,6 @@ fn scenario_71_ranges_of_memory_files() {
     let map = map(&mut pages);
     let file = File {
         space: Space::new(&map, 3, 1),
-        other: RefCell::new(None),
         folios: RefCell::new(vec![None; 4]),
         races: Cell::new(false),
         memory: Cell::new(8),
@@ -157,29 +153,4 @@ fn scenario_71_ranges_of_memory_files() {
     file.space.no_memory.set(true);
     assert_eq!(pin_file(&file, 0, len - 1, &mut out), Err(FileRefusal::NoMemory { index: 12 }));
     assert_eq!(counts(&file), [(1, 0); 3]);
-}
-
-#[test]
-fn folios_of_another_memory_map_are_not_pinned() {
-    let (mut pages, mut others) = (descriptors(64), descriptors(64));
-    let (map, other) = (map(&mut pages), common::map(&mut others));
-    let file = File {
-        space: Space::new(&map, 3, 1),
-        other: RefCell::new(None),
-        folios: RefCell::new(vec![None; 2]),
-        races: Cell::new(false),
-        memory: Cell::new(8),
-    };
-    (0..2).for_each(|slot| file.fill(slot));
-    let stranger = Space::new(&other, 3, 1);
-    for first in [8, 12] {
-        let _ = stranger.block(first, 2).into_folio().into_raw();
-    }
-    file.other.replace(Some(stranger));
-    let mut out = [FolioHolds::EMPTY; 4];
-    assert_eq!(pin_file(&file, 0, 5 * PAGE, &mut out), Err(FileRefusal::OtherMap { index: 0 }));
-    let stranger = file.other.take().unwrap();
-    for first in [8, 12] {
-        assert_eq!((file.space.counts(first), stranger.counts(first)), ((1, 0), (1, 0)));
-    }
 }

@@ -4,8 +4,6 @@
 
 mod common;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use common::*;
 use mmkit_addr::{Pfn, VirtAddr};
 use mmkit_folio::{MapError, PIN_BIAS, Rmap};
@@ -372,53 +370,6 @@ fn a_page_far_into_a_request_is_named_when_it_ends_it() {
 }
 
 #[test]
-fn an_address_space_that_says_other_maps_than_its_own_is_believed_once() {
-    let (mut pages, mut others) = (descriptors(64), descriptors(64));
-    let (map, other) = (map(&mut pages), common::map(&mut others));
-    let (space, stranger) = (Space::new(&map, 3, 1).anonymous(), Space::new(&other, 3, 1).anonymous());
-    space.map_anon(0, 8, 3, WRITE);
-    stranger.map_anon(0, 8, 3, WRITE);
-    for flags in [PIN_W, PIN_W | Flags::LONGTERM, PIN_W | Flags::ANON, Flags::GET] {
-        // The first answer is that it is the right one.
-        space.lies.replace(vec![&other, &other, &other, &map]);
-        let mut buffer = [Extent::EMPTY; 4];
-        let pinned =
-            Pinned::all(&map, &space, space.span(0, 8), request(flags), Extents::new(&mut buffer)).unwrap();
-        space.lies.take();
-        let pins = if flags.contains(Flags::PIN) { 8 } else { 0 };
-        assert_eq!((space.counts(8), stranger.counts(8)), ((16, pins), (8, 0)), "{flags:?}");
-        drop(pinned);
-        assert_eq!((space.counts(8), stranger.counts(8)), ((8, 0), (8, 0)), "{flags:?}");
-    }
-}
-
-#[test]
-fn ranges_that_were_checked_for_others_are_refused() {
-    let mut pages = descriptors(64);
-    let map = map(&mut pages);
-    let space = Space::new(&map, 6, 1).anonymous();
-    space.map_anon(0, 8, 3, WRITE);
-    let format = space.format();
-    let huge = Format { base_shift: SHIFT + 4, ..format };
-    let small = Format { base_shift: SHIFT - 1, ..format };
-    let long = Format { limit: VirtAddr::new(format.limit.get() * 2), ..format };
-    for span in [
-        Span::bytes(&huge, va(0), 100).unwrap(),
-        Span::bytes(&small, va(0), 100).unwrap(),
-        Span::pages(&long, va(0), space.pages() + 1).unwrap(),
-    ] {
-        let mut buffer = [Extent::EMPTY; 4];
-        for flags in [PIN_W, PIN_W | Flags::FAST_ONLY, PIN_W | Flags::LONGTERM] {
-            let held = hold(&space, span, request(flags), &mut Extents::new(&mut buffer));
-            assert_eq!(held, Err(Refusal::OtherSpan));
-        }
-        let (held, why) = populate(&space, span, true).unwrap_err();
-        assert_eq!((held.pages, why), (0, Refusal::OtherSpan));
-        assert_eq!(space.counts(8), (8, 0));
-    }
-}
-
-#[test]
 fn held_pages_give_themselves_back_and_outlive_the_address_space() {
     let (mut pages, mut others) = (descriptors(64), descriptors(1));
     let (map, other) = (map(&mut pages), common::map(&mut others));
@@ -452,28 +403,4 @@ fn held_pages_give_themselves_back_and_outlive_the_address_space() {
     // SAFETY: pinned and kept just now.
     assert_eq!(unsafe { Release::pins(&map).pages(sink.pages()) }.frames, 2);
     assert_eq!(space.counts(16), (10, 2));
-}
-
-#[test]
-fn a_kernel_that_panics_while_it_is_asked_leaves_nothing_held() {
-    let mut pages = descriptors(64);
-    let map = map(&mut pages);
-    let mut space = Space::new(&map, 4, 1);
-    space.area_at(0, 16, ANON_RW);
-    // Held, looked at and handed on before the one about which the kernel is asked.
-    (0..3).for_each(|page| space.map_anon(page, 8 + page, 0, WRITE));
-    space.map_file(3, 16, 0, WRITE, FileKind::Memory);
-    space.map_anon(4, 24, 0, WRITE);
-    let before: Vec<_> = [8, 9, 10, 16, 24].map(|frame| space.counts(frame)).to_vec();
-    space.hook = Some(Box::new(|_, name, _| assert_ne!(name, "file", "on purpose")));
-    for flags in [PIN_W, PIN_W | Flags::FAST_ONLY, PIN_W | Flags::LONGTERM, Flags::GET] {
-        let mut buffer = [Extent::EMPTY; 8];
-        let span = space.span(0, 5);
-        let panicked = catch_unwind(AssertUnwindSafe(|| {
-            drop(Pinned::some(&map, &space, span, request(flags), Extents::new(&mut buffer)));
-        }));
-        assert!(panicked.is_err(), "{flags:?}: it was not asked");
-        let after: Vec<_> = [8, 9, 10, 16, 24].map(|frame| space.counts(frame)).to_vec();
-        assert_eq!(after, before, "{flags:?}");
-    }
 }

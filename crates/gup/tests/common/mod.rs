@@ -61,8 +61,6 @@ pub(crate) type Hook<'m> = Box<dyn Fn(&Space<'m>, &str, u64) + 'm>;
 /// The address space, which is its own policy and its own migration.
 pub(crate) struct Space<'m> {
     pub(crate) map: &'m Map<'m>,
-    /// Memory maps that it says it has, one each time, before it says the truth.
-    pub(crate) lies: RefCell<Vec<&'m Map<'m>>>,
     /// log2 of the entries of a table.
     bits: u8,
     pub(crate) upper: Vec<AtomicU64>,
@@ -97,7 +95,6 @@ impl<'m> Space<'m> {
         let table = |entries: usize| (0..entries).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
         Self {
             map,
-            lies: RefCell::default(),
             bits,
             upper: table(tables),
             lower: (0..tables).map(|_| table(1 << bits)).collect(),
@@ -233,7 +230,7 @@ impl<'m> AddressSpace for Space<'m> {
         Self: 'a;
 
     fn map(&self) -> &Map<'m> {
-        self.lies.borrow_mut().pop().unwrap_or(self.map)
+        self.map
     }
 
     fn policy(&self) -> &Self {
@@ -310,7 +307,6 @@ impl<'m> AddressSpace for Space<'m> {
     }
 
     fn file(&self, folio: &Folio<'_, Map<'m>>) -> FileKind {
-        self.call("file");
         self.files.borrow().get(&folio.pfn().get()).copied().unwrap_or(FileKind::Memory)
     }
 
