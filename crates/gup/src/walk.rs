@@ -202,7 +202,9 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
     #[inline]
     fn fault_of(&self, leaf: LeafFlags, order: Order) -> Option<FaultFlags> {
         let wants = |flag| self.request.flags().contains(flag);
-        let noticed = leaf.contains(LeafFlags::HINT) && (self.lockless.is_some() || wants(Flags::HONOR_HINT));
+        let honoured = self.lockless.is_some()
+            || wants(Flags::HONOR_HINT) && self.area.is_none_or(|area| area.is_accessible());
+        let noticed = leaf.contains(LeafFlags::HINT) && honoured;
         let read_only = wants(Flags::WRITE) && !leaf.contains(LeafFlags::WRITE) && !self.may_force(leaf);
         if noticed || read_only {
             return Some(self.wanted());
@@ -460,8 +462,8 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
         visit: &mut V,
     ) -> (u32, Option<Need>) {
         let read_only = !flags.contains(LeafFlags::WRITE);
-        // Pins of a shared page of zeroes are not counted, so there is no folio here.
-        let Some(folio) = hold.folio() else {
+        // A shared page of zeroes never goes, so it may be held wherever it is. Pins of it are not counted: there is no folio then.
+        let Some(folio) = hold.folio().filter(|folio| !folio.flags().contains(PageFlags::ZERO)) else {
             return match self.of_file(None, read_only, va) {
                 Ok(()) => (hold.frames(), None),
                 Err(need) => (0, Some(need)),

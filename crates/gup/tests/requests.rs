@@ -404,3 +404,36 @@ fn held_pages_give_themselves_back_and_outlive_the_address_space() {
     assert_eq!(unsafe { Release::pins(&map).pages(sink.pages()) }.frames, 2);
     assert_eq!(space.counts(16), (10, 2));
 }
+
+#[test]
+fn the_page_of_zeroes_may_be_pinned_wherever_it_is() {
+    let mut pages = descriptors(64);
+    let map = map(&mut pages);
+    let space = Space::new(&map, 3, 1);
+    space.area_at(0, 4, ANON_RW);
+    space.area_at(4, 4, ANON_RW | AreaFlags::SHARED);
+    (0..8).for_each(|page| space.map_zero(page, 5));
+    space.folio(5).insert(PageFlags::MOVABLE);
+    for flags in [Flags::FAST_ONLY, Flags::empty()] {
+        let got = held(&space, 4, 2, Flags::PIN | Flags::LONGTERM | flags).unwrap();
+        // Without locks nobody knows whether the area is shared.
+        assert_eq!(got.pages, if flags.is_empty() { 2 } else { 0 }, "{flags:?}");
+    }
+    // A private area gets pages of its own, as from a page of zeroes that may stay.
+    assert_eq!(held(&space, 0, 2, Flags::PIN | Flags::LONGTERM).unwrap().pages, 2);
+    assert!(space.frame(0) != 5 && space.frame(1) != 5);
+    assert_eq!(space.called("isolate"), 0);
+}
+
+#[test]
+fn entries_of_areas_without_access_are_no_hints() {
+    let mut pages = descriptors(64);
+    let map = map(&mut pages);
+    let space = Space::new(&map, 3, 1);
+    space.area_at(0, 8, AreaFlags::MAY_READ | AreaFlags::MAY_WRITE | AreaFlags::ANON);
+    space.map_anon(0, 8, 3, HINT);
+    // By force, as a debugger does: there is no access that would be noticed.
+    space.fault_error.set(Some(FaultError::Bad));
+    let got = held(&space, 0, 8, Flags::GET | Flags::FORCE | Flags::HONOR_HINT).unwrap();
+    assert_eq!((got.pages, space.called("fault")), (8, 0));
+}
