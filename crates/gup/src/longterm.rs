@@ -77,16 +77,17 @@ pub(crate) fn prepare<A: AddressSpace>(
             return (pages_to(held.next), why);
         };
         (ready, rounds) = (ready + first, if first > 0 { 1 } else { rounds + 1 });
-        if rounds > ROUNDS {
-            return (0, Some(Refusal::Migrate(MigrateError::Busy)));
-        }
         if refused {
             space.migrate().drain();
         }
+        // Also in the last round: what was set aside is not to stay so.
         if !isolated.is_empty()
             && let Err(error) = space.migrate().migrate(isolated)
         {
             return (0, Some(Refusal::Migrate(error)));
+        }
+        if rounds > ROUNDS {
+            return (0, Some(Refusal::Migrate(MigrateError::Busy)));
         }
     }
 }

@@ -437,3 +437,24 @@ fn entries_of_areas_without_access_are_no_hints() {
     let got = held(&space, 0, 8, Flags::GET | Flags::FORCE | Flags::HONOR_HINT).unwrap();
     assert_eq!((got.pages, space.called("fault")), (8, 0));
 }
+
+#[test]
+fn what_was_set_aside_does_not_stay_so_when_it_is_given_up() {
+    let mut pages = descriptors(64);
+    let map = map(&mut pages);
+    for refusals in 0..12 {
+        let space = Space::new(&map, 3, 1).anonymous();
+        space.map_anon(0, 8, 0, WRITE);
+        space.folio(8).insert(PageFlags::MOVABLE);
+        space.undrained.set(refusals);
+        let pinned = held(&space, 0, 1, PIN_W | Flags::LONGTERM);
+        assert!(space.isolated.borrow().is_empty(), "{refusals} refusals: {pinned:?}");
+        if pinned.is_ok() {
+            // SAFETY: pinned just now.
+            let released = unsafe { Release::pins(&map).range(pfn(space.frame(0)), 1) };
+            assert_eq!(released.frames, 1);
+        }
+        assert_eq!((pinned.is_ok(), refusals > 8), (refusals < 8, space.frame(0) == 8));
+        space.zap(0);
+    }
+}
