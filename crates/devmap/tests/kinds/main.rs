@@ -11,3 +11,4 @@ mod failure;
 mod fsdax;
 mod pins;
 mod scenarios;
+mod walk;
