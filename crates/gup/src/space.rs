@@ -62,7 +62,8 @@ pub trait AddressSpace {
     /// The entries' format. It never changes.
     fn format(&self) -> Format;
 
-    /// What `raw`, an entry that maps `2^order` frames if it is a leaf, says. Asked for the first entry of a run alone.
+    /// What `raw`, an entry that maps `2^order` frames if it is a leaf, says. Asked for the first entry of a run alone, and
+    /// where that is not known yet, to guess at what comes soon: it answers for any `raw`.
     fn decode(&self, raw: u64, order: Order) -> Slot;
 
     /// The count that is odd while somebody takes pages away from their writers. Linux: `write_protect_seq`.

@@ -458,3 +458,39 @@ fn what_was_set_aside_does_not_stay_so_when_it_is_given_up() {
         space.zap(0);
     }
 }
+
+#[test]
+fn what_one_entry_of_a_sink_cannot_say_goes_to_the_next() {
+    let most = u32::MAX;
+    let run = |first: u64, frames: u32| Run {
+        pfn: pfn(first),
+        frames,
+        head: pfn(0),
+        order: order(40),
+        writable: true,
+    };
+    let mut buffer = [Extent::EMPTY; 2];
+    let mut sink = Extents::new(&mut buffer);
+    assert_eq!((sink.push(run(0, most - 1)), sink.push(run(u64::from(most) - 1, 2))), (most - 1, 2));
+    assert_eq!(sink.extents()[1], Extent { pfn: pfn(u64::from(most) - 1), frames: 2 });
+    let mut buffer = [FolioHolds::EMPTY; 2];
+    let mut sink = Folios::new(&mut buffer);
+    assert_eq!((sink.push(run(0, most - 1)), sink.push(run(u64::from(most) - 1, 2))), (most - 1, 2));
+    assert_eq!((sink.folios()[0].holds, sink.folios()[1].first), (most - 1, u64::from(most) - 1));
+    // 4 GiB and some, from the middle of a page to that of another: the first vector has all frames but one of 4 GiB.
+    let format = Format { base_shift: SHIFT, limit: VirtAddr::MAX, ignored: 0, step_shift: SHIFT };
+    let frames = (1 << 20) + 5;
+    for (head, len) in [0, 100].map(|head| (head, (1 << 32) - PAGE - head)) {
+        let span = Span::bytes(&format, VirtAddr::new(head), (frames << SHIFT) - head - 7).unwrap();
+        let mut buffer = [BioVec::EMPTY; 2];
+        let mut sink = Bytes::new(&mut buffer, &span);
+        assert_eq!(u64::from(sink.push(run(0, frames as u32))), frames);
+        let [first, second] = sink.stretches() else { panic!("{sink:?}") };
+        assert_eq!((u64::from(first.len), u64::from(first.offset)), (len, head));
+        assert_eq!(first.bytes() + second.bytes(), (frames << SHIFT) - head - 7);
+        // Every frame is in one of them.
+        let of = |vector: &BioVec| vector.frames(SHIFT).unwrap();
+        assert_eq!((of(first).end(), of(second).end()), (of(second).start().get(), frames));
+        assert_eq!(sink.room(), 0);
+    }
+}
