@@ -56,6 +56,11 @@ impl Area {
         !self.flags.contains(AreaFlags::SHARED) && self.flags.contains(AreaFlags::MAY_WRITE)
     }
 
+    /// Whether there are accesses at all that an entry could be there to notice. Linux: `vma_is_accessible`.
+    pub(crate) fn is_accessible(&self) -> bool {
+        self.flags.intersects(AreaFlags::READ.union(AreaFlags::WRITE))
+    }
+
     /// Whether pages at `va` of this area may be held so. The order of the rules decides which is named. Linux:
     /// `check_vma_flags`.
     pub(crate) fn check(&self, request: Request, va: VirtAddr) -> Result<(), Refusal> {

@@ -53,21 +53,10 @@ impl<'m, M: MemMap<Counts: Mapcounts>> Batch<'m, M> {
         Some(Vacancy { slot, len: &mut self.len })
     }
 
-    /// A piece.
+    /// Hands the pieces over one after the other. What was handed over stays held if it `keeps`.
     #[inline]
-    pub(crate) fn get(&self, index: usize) -> Option<&Piece<'m, M>> {
-        let slot = self.pieces[..self.len].get(index)?;
-        // SAFETY: one of the first `len`.
-        Some(unsafe { slot.assume_init_ref() })
-    }
-
-    /// Gives back all but the first `keep` frames of a piece, of which there is at least one.
-    #[cold]
-    pub(crate) fn cut(&mut self, index: usize, keep: u32) {
-        if let Some(slot) = self.pieces[..self.len].get_mut(index) {
-            // SAFETY: one of the first `len`.
-            drop(unsafe { slot.assume_init_mut() }.hold.split_off(keep));
-        }
+    pub(crate) fn deliver(&mut self, keeps: bool) -> Delivery<'_, 'm, M> {
+        Delivery { batch: self, done: 0, keeps }
     }
 
     /// Lets go of all pieces: the first `kept` stay held without them, the others are given back.
@@ -78,6 +67,49 @@ impl<'m, M: MemMap<Counts: Mapcounts>> Batch<'m, M> {
             // SAFETY: one of the first `len` there were, none of which is initialised any more for `self`.
             unsafe { slot.assume_init_drop() };
         }
+    }
+}
+
+/// Pieces on their way to a visitor. Its end gives back those that did not get there, also where that is a panic.
+pub(crate) struct Delivery<'b, 'm, M: MemMap<Counts: Mapcounts>> {
+    batch: &'b mut Batch<'m, M>,
+    /// Pieces that were handed over.
+    done: usize,
+    keeps: bool,
+}
+
+impl<'m, M: MemMap<Counts: Mapcounts>> Delivery<'_, 'm, M> {
+    /// The next piece.
+    #[inline]
+    pub(crate) fn next(&self) -> Option<&Piece<'m, M>> {
+        let slot = self.batch.pieces[..self.batch.len].get(self.done)?;
+        // SAFETY: one of the first `len`.
+        Some(unsafe { slot.assume_init_ref() })
+    }
+
+    /// It was handed over.
+    #[inline]
+    pub(crate) fn delivered(&mut self) {
+        self.done += 1;
+    }
+
+    /// Of its frames, the first `keep` were handed over. The others are given back.
+    #[cold]
+    pub(crate) fn delivered_in_part(&mut self, keep: u32) {
+        let piece = self.done;
+        // Of none, all go in the end.
+        self.done += usize::from(keep > 0);
+        if let Some(slot) = self.batch.pieces[..self.batch.len].get_mut(piece) {
+            // SAFETY: one of the first `len`.
+            drop(unsafe { slot.assume_init_mut() }.hold.split_off(keep));
+        }
+    }
+}
+
+impl<M: MemMap<Counts: Mapcounts>> Drop for Delivery<'_, '_, M> {
+    #[inline]
+    fn drop(&mut self) {
+        self.batch.finish(if self.keeps { self.done } else { 0 });
     }
 }
 

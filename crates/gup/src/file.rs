@@ -90,6 +90,8 @@ pub enum FileRefusal {
     },
     /// There is no room for a folio.
     NoRoom,
+    /// The file has a folio that is not of its memory map.
+    OtherMap,
     /// There is no memory for a hole.
     NoMemory {
         /// The page.
@@ -111,6 +113,7 @@ impl fmt::Display for FileRefusal {
             }
             Self::PastEnd { last, len } => write!(f, "byte {last} is past the file's {len}"),
             Self::NoRoom => f.write_str("there is no room for a folio"),
+            Self::OtherMap => f.write_str("a folio of the file is not of its memory map"),
             Self::NoMemory { index } => write!(f, "no memory for page {index} of the file"),
             Self::Policy(reason) => reason.fmt(f),
             Self::Migrate(error) => error.fmt(f),
@@ -145,8 +148,14 @@ pub fn pin_file<F: MemoryFile>(
     if out.is_empty() {
         return Err(FileRefusal::NoRoom);
     }
-    let mut pins =
-        Pins { file, bytes: (start, last), folios: 0, next: start >> file.base_shift(), offset: 0 };
+    let mut pins = Pins {
+        file,
+        map: file.map(),
+        bytes: (start, last),
+        folios: 0,
+        next: start >> file.base_shift(),
+        offset: 0,
+    };
     match pins.pin_all(out) {
         Ok(()) => Ok(FilePins { folios: pins.folios, offset: pins.offset }),
         Err(why) => {
@@ -160,8 +169,9 @@ pub fn pin_file<F: MemoryFile>(
 const USE: PinUse = PinUse::WRITE.union(PinUse::LONGTERM);
 
 /// What is pinned so far.
-struct Pins<'f, F> {
+struct Pins<'f, F: MemoryFile> {
     file: &'f F,
+    map: &'f F::Map,
     /// The first byte and the last.
     bytes: (u64, u64),
     folios: usize,
@@ -224,6 +234,9 @@ impl<'f, F: MemoryFile> Pins<'f, F> {
             && let Some(slot) = out.get_mut(self.folios)
         {
             let (folio, first) = find(self.file, self.next)?;
+            if !core::ptr::eq(folio.map(), self.map) {
+                return Err(FileRefusal::OtherMap);
+            }
             look(&folio, (self.folios, self.next))?;
             folio.pin(1).map_err(FileRefusal::Count)?;
             let pages = folio.order().frames().saturating_sub(first).clamp(1, end - self.next + 1);
@@ -244,8 +257,8 @@ impl<'f, F: MemoryFile> Pins<'f, F> {
 
     /// Unpins all folios but the first `keep`.
     fn undo(&mut self, out: &[FolioHolds], keep: usize) {
-        // SAFETY: `pin` pinned each of these once, and nobody else knows of those pins.
-        unsafe { Release::pins(self.file.map()).folios(&out[keep..self.folios]) };
+        // SAFETY: `pin` pinned each of these once, in this map, and nobody else knows of those pins.
+        unsafe { Release::pins(self.map).folios(&out[keep..self.folios]) };
         self.folios = keep;
     }
 }

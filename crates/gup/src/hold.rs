@@ -38,30 +38,48 @@ impl<A: AddressSpace, S: Sink> Visit<A> for Into<'_, S> {
 /// # Errors
 ///
 /// [`Refusal`], if not a single page is held. So an error never leaves pages behind; a request that gets a part is a success.
-/// (With [`Flags::FAST_ONLY`] it is a success also without a page.)
+/// (With [`Flags::FAST_ONLY`] it is a success also without a page, but for [`Refusal::OtherSpan`].)
 pub fn hold<A: AddressSpace, S: Sink>(
     space: &A,
     span: Span,
     request: Request,
     sink: &mut S,
 ) -> Result<Held, Refusal> {
+    hold_in((space, space.map()), span, request, sink)
+}
+
+/// An address space, and its memory map.
+type At<'m, A> = (&'m A, &'m <A as AddressSpace>::Map);
+
+/// [`hold`], where the memory map was asked for already.
+pub(crate) fn hold_in<A: AddressSpace, S: Sink>(
+    at: At<'_, A>,
+    span: Span,
+    request: Request,
+    sink: &mut S,
+) -> Result<Held, Refusal> {
+    let (space, _) = at;
+    if !span.is_of(&space.format()) {
+        return Err(Refusal::OtherSpan);
+    }
+    let flags = request.flags();
     let mut held = Held { pages: 0, next: span.start(), stopped: None };
     if span.page_count() == 0 {
         return Ok(held);
     }
     if sink.room() == 0 {
-        return Err(Refusal::NoRoom);
+        let none = Held { stopped: Some(Refusal::NoRoom), ..held };
+        return if flags.contains(Flags::FAST_ONLY) { Ok(none) } else { Err(Refusal::NoRoom) };
     }
     if request.is_pin() {
         space.will_pin();
     }
-    let flags = request.flags();
     if !flags.intersects(Flags::ANON | Flags::SPLIT) {
-        held = lockless(space, span, request, sink);
+        held = lockless(at, span, request, sink);
     }
     let full = held.stopped == Some(Refusal::NoRoom);
     if held.next < span.end() && !flags.contains(Flags::FAST_ONLY) && !full {
-        let rest = locked(space, span.from(held.next), request, sink);
+        let rest = locked(at, span.from(held.next), request, sink);
         held = Held { pages: held.pages + rest.pages, ..rest };
     }
     match held.stopped {
@@ -71,15 +89,20 @@ pub fn hold<A: AddressSpace, S: Sink>(
 }
 
 /// The part that takes no lock. Linux: GUP-fast.
-fn lockless<A: AddressSpace, S: Sink>(space: &A, span: Span, request: Request, sink: &mut S) -> Held {
+fn lockless<A: AddressSpace, S: Sink>(
+    (space, map): At<'_, A>,
+    span: Span,
+    request: Request,
+    sink: &mut S,
+) -> Held {
     let (mut at, end) = (span.start(), span.end());
     let stopped = |at| Some(Refusal::NotMapped { va: at });
-    let Some(walk) = Walk::lockless(space, request) else {
+    let Some(walk) = Walk::lockless(space, map, request) else {
         return Held { pages: 0, next: at, stopped: stopped(at) };
     };
     let mut visit = Into(sink);
     let tables = space.read();
-    let frames = space.map().enter();
+    let frames = map.enter();
     let mut held = Held { pages: 0, next: at, stopped: None };
     while at < end && held.stopped.is_none() {
         let row = tables.row(at, end);
@@ -98,10 +121,15 @@ fn lockless<A: AddressSpace, S: Sink>(space: &A, span: Span, request: Request, s
 }
 
 /// The part that takes locks, and faults. Linux: `__gup_longterm_locked`.
-fn locked<A: AddressSpace, S: Sink>(space: &A, span: Span, request: Request, sink: &mut S) -> Held {
+fn locked<A: AddressSpace, S: Sink>(
+    (space, map): At<'_, A>,
+    span: Span,
+    request: Request,
+    sink: &mut S,
+) -> Held {
     let hold = if request.is_pin() { Hold::Pin } else { Hold::Get };
     if !request.is_longterm() {
-        let (held, need) = slow(&mut Walk::locked(space, request, hold), span, &mut Into(sink));
+        let (held, need) = slow(&mut Walk::locked(space, map, request, hold), span, &mut Into(sink));
         return finish(held, need);
     }
     let mut all = Held { pages: 0, next: span.start(), stopped: None };
@@ -109,12 +137,12 @@ fn locked<A: AddressSpace, S: Sink>(space: &A, span: Span, request: Request, sin
         let rest = span.from(all.next).at_most(sink.room());
         // Everything that has to move does so before the first page is pinned: a request that cannot have it all for that reason
         // gets nothing.
-        let (ready, why) = prepare(space, rest, request);
+        let (ready, why) = prepare((space, map), rest, request);
         if let Some(why @ Refusal::Migrate(_)) = why {
             return Held { stopped: Some(why), ..all };
         }
         let (held, need) =
-            slow(&mut Walk::locked(space, request, hold), rest.at_most(ready), &mut Into(sink));
+            slow(&mut Walk::locked(space, map, request, hold), rest.at_most(ready), &mut Into(sink));
         all = Held { pages: all.pages + held.pages, next: held.next, stopped: None };
         match need {
             // A folio that has to move came after the look.

@@ -55,18 +55,17 @@ impl<A: AddressSpace> Visit<A> for Collect<'_, A> {
 ///
 /// What was set aside is moved, and everything from the first of it on is looked at again. So each round comes farther, or
 /// it is one of a few that do not.
-pub(crate) fn prepare<A: AddressSpace>(space: &A, span: Span, request: Request) -> (u64, Option<Refusal>) {
+pub(crate) fn prepare<A: AddressSpace>(
+    (space, map): (&A, &A::Map),
+    span: Span,
+    request: Request,
+) -> (u64, Option<Refusal>) {
     let pages_to = |at: VirtAddr| (at.get() - span.start().get()) >> span.base_shift();
     let (mut ready, mut rounds) = (0, 0);
     loop {
-        let mut collect = Collect::<A> {
-            isolated: Isolated::new(),
-            map: space.map(),
-            pages: 0,
-            first: None,
-            refused: false,
-        };
-        let mut walk = Walk::locked(space, request, Hold::Get);
+        let mut collect =
+            Collect::<A> { isolated: Isolated::new(), map, pages: 0, first: None, refused: false };
+        let mut walk = Walk::locked(space, map, request, Hold::Get);
         let (held, need) = slow(&mut walk, span.after(ready), &mut collect);
         let Collect { isolated, first, refused, .. } = collect;
         let Some(first) = first else {
@@ -78,16 +77,17 @@ pub(crate) fn prepare<A: AddressSpace>(space: &A, span: Span, request: Request) 
             return (pages_to(held.next), why);
         };
         (ready, rounds) = (ready + first, if first > 0 { 1 } else { rounds + 1 });
-        if rounds > ROUNDS {
-            return (0, Some(Refusal::Migrate(MigrateError::Busy)));
-        }
         if refused {
             space.migrate().drain();
         }
+        // Also in the last round: what was set aside is not to stay so.
         if !isolated.is_empty()
             && let Err(error) = space.migrate().migrate(isolated)
         {
             return (0, Some(Refusal::Migrate(error)));
+        }
+        if rounds > ROUNDS {
+            return (0, Some(Refusal::Migrate(MigrateError::Busy)));
         }
     }
 }

@@ -7,7 +7,8 @@ use core::mem::ManuallyDrop;
 use mmkit_folio::{Hold, Mapcounts};
 use mmkit_page::MemMap;
 
-use crate::{AddressSpace, Dirty, Held, Keeper, Refusal, Release, Released, Request, Span, hold};
+use crate::hold::hold_in;
+use crate::{AddressSpace, Dirty, Held, Keeper, Refusal, Release, Released, Request, Span};
 
 /// Pages that are held, in a sink of the caller's. Dropping it gives them back.
 ///
@@ -53,7 +54,8 @@ impl<'m, M: MemMap<Counts: Mapcounts>, S: Keeper> Pinned<'m, M, S> {
         let kind = if request.is_pin() { Hold::Pin } else { Hold::Get };
         // Before the walk: what it holds is given back also if it panics.
         let mut pinned = Self { map, sink, hold: kind };
-        let held = hold(space, span, request, &mut pinned.sink)?;
+        // In this map, whatever the address space says when it is asked again.
+        let held = hold_in((space, map), span, request, &mut pinned.sink)?;
         Ok((pinned, held))
     }
 

@@ -17,6 +17,9 @@ use crate::{AddressSpace, AreaFlags, Flags, Held, Refusal, Rows, Span};
 pub fn populate<A: AddressSpace>(space: &A, span: Span, write: bool) -> Result<Held, (Held, Refusal)> {
     let format = space.format();
     let mut held = Held { pages: 0, next: span.start(), stopped: None };
+    if !span.is_of(&format) {
+        return Err((held, Refusal::OtherSpan));
+    }
     let need = each_row(space, span, Flags::INTERRUPTIBLE, |at, rows, area| {
         let wanted = if write { AreaFlags::WRITE } else { AreaFlags::READ };
         if area.flags.contains(AreaFlags::NO_PAGES) {

@@ -17,6 +17,8 @@ pub enum Refusal {
     NoRoom,
     /// The memory map is not the one of the address space.
     OtherMap,
+    /// The range was not checked for this address space: its pages are of another size, or it reaches past the limit.
+    OtherSpan,
     /// The sink has something already.
     UsedSink,
     /// Nothing that could be held without a lock, or without a fault, is mapped there; or somebody was changing it. Told to
@@ -107,6 +109,7 @@ impl fmt::Display for Refusal {
         match self {
             Self::NoRoom => f.write_str("the sink has no room for a page"),
             Self::OtherMap => f.write_str("the memory map is not the address space's"),
+            Self::OtherSpan => f.write_str("the range was checked for another address space"),
             Self::UsedSink => f.write_str("the sink has something already"),
             Self::NotMapped { va } => write!(f, "{va:?} is not mapped so that it could be held as it is"),
             Self::NoArea { va } => write!(f, "no area has {va:?}"),

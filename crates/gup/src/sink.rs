@@ -34,6 +34,8 @@ pub struct Run {
 }
 
 /// Takes what a walk holds. What it does not take is given back, and the walk stops there, to go on later.
+///
+/// It is called inside readers and possibly with a table locked, so it neither waits nor changes what is mapped.
 pub trait Sink {
     /// The most frames that it can take, whatever they are: the walker holds no more than that at a time. 0 if there is no
     /// room at all.

@@ -27,7 +27,7 @@ pub(crate) fn slow<A: AddressSpace, V: Visit<A>>(
         }
         let end = end_of(span, area);
         let row = rows.row(at, end);
-        let frames = walk.space.map().enter();
+        let frames = walk.map.enter();
         let step = walk.row(&frames, row, (at, (end.get() - at.get()) >> shift), visit);
         held.pages += step.pages;
         held.next = VirtAddr::new(at.get() + (step.pages << shift));

@@ -23,7 +23,8 @@ use crate::{Area, FaultError, FaultFlags, Faulted, FileKind, Format, Interruptio
 /// # What those who change entries do
 ///
 /// 1. An entry is cleared, or replaced, before the references of its mapping are given back, and those go only after a flush.
-/// 2. Whoever takes pages away from their writers for another address space (fork) has
+/// 2. Whoever takes pages away from their writers for another address space (fork) has the areas locked against
+///    [`lock`](Self::lock), or the table, also where no entry changes; and
 ///    [`write_protect_seq`](Self::write_protect_seq) odd meanwhile, with a `SeqCst` fence after making it so and before the
 ///    look at pins (pairs with the walker's, between its pins and its look at the count).
 /// 3. Whoever clears an entry and then looks at references or pins (swap, migration, split) has a `SeqCst` fence in between
@@ -61,7 +62,8 @@ pub trait AddressSpace {
     /// The entries' format. It never changes.
     fn format(&self) -> Format;
 
-    /// What `raw`, an entry that maps `2^order` frames if it is a leaf, says. Asked for the first entry of a run alone.
+    /// What `raw`, an entry that maps `2^order` frames if it is a leaf, says. Asked for the first entry of a run alone, and
+    /// where that is not known yet, to guess at what comes soon: it answers for any `raw`.
     fn decode(&self, raw: u64, order: Order) -> Slot;
 
     /// The count that is odd while somebody takes pages away from their writers. Linux: `write_protect_seq`.

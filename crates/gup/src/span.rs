@@ -82,6 +82,11 @@ impl Span {
         self.shift
     }
 
+    /// Whether it was checked for entries of this format: pages are as large, and its end is not past the limit.
+    pub(crate) fn is_of(&self, format: &Format) -> bool {
+        self.shift == format.base_shift && self.end <= format.limit
+    }
+
     /// Its first pages, at most so many.
     #[must_use]
     pub fn at_most(&self, pages: u64) -> Self {
@@ -98,10 +103,10 @@ impl Span {
         self.from(VirtAddr::new(self.first.get() + (pages << self.shift)))
     }
 
-    /// What is left of it from `next` on, where a walk stopped.
+    /// What is left of it from the page of `next` on, where a walk stopped.
     #[must_use]
     pub fn from(&self, next: VirtAddr) -> Self {
-        let first = next.clamp(self.first, self.end);
+        let first = next.align_down(self.shift).clamp(self.first, self.end);
         Self { first, head: if first == self.first { self.head } else { 0 }, ..*self }
     }
 }

@@ -62,6 +62,8 @@ pub(crate) struct Step {
 /// A walk of one address space.
 pub(crate) struct Walk<'m, A: AddressSpace> {
     pub(crate) space: &'m A,
+    /// The memory map, asked for once: what is held of it is also given back to it.
+    pub(crate) map: &'m A::Map,
     pub(crate) request: Request,
     /// What each page gets.
     pub(crate) hold: Hold,
@@ -88,19 +90,19 @@ impl EntryRun {
 
 impl<'m, A: AddressSpace> Walk<'m, A> {
     /// A walk with the tables locked. The area comes with each row.
-    pub(crate) fn locked(space: &'m A, request: Request, hold: Hold) -> Self {
+    pub(crate) fn locked(space: &'m A, map: &'m A::Map, request: Request, hold: Hold) -> Self {
         let (format, usage) = (space.format(), request.usage());
-        Self { space, request, hold, format, usage, lockless: None, area: None }
+        Self { space, map, request, hold, format, usage, lockless: None, area: None }
     }
 
     /// A walk without locks; `None` while somebody takes pages away from their writers.
-    pub(crate) fn lockless(space: &'m A, request: Request) -> Option<Self> {
+    pub(crate) fn lockless(space: &'m A, map: &'m A::Map, request: Request) -> Option<Self> {
         let hold = if request.is_pin() { Hold::Pin } else { Hold::Get };
         let sample = match hold {
             Hold::Pin => Some(space.write_protect_seq().sample()?),
             Hold::Get => None,
         };
-        Some(Self { lockless: Some(sample), ..Self::locked(space, request, hold) })
+        Some(Self { lockless: Some(sample), ..Self::locked(space, map, request, hold) })
     }
 
     /// Walks `row`, whose first entry translates `at`, for at most `pages` pages.
@@ -200,7 +202,9 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
     #[inline]
     fn fault_of(&self, leaf: LeafFlags, order: Order) -> Option<FaultFlags> {
         let wants = |flag| self.request.flags().contains(flag);
-        let noticed = leaf.contains(LeafFlags::HINT) && (self.lockless.is_some() || wants(Flags::HONOR_HINT));
+        let honoured = self.lockless.is_some()
+            || wants(Flags::HONOR_HINT) && self.area.is_none_or(|area| area.is_accessible());
+        let noticed = leaf.contains(LeafFlags::HINT) && honoured;
         let read_only = wants(Flags::WRITE) && !leaf.contains(LeafFlags::WRITE) && !self.may_force(leaf);
         if noticed || read_only {
             return Some(self.wanted());
@@ -338,8 +342,10 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
                 return 0;
             }
         }
-        let (mut done, mut kept) = (0, 0);
-        while let Some(piece) = batch.get(kept) {
+        let mut done = 0;
+        // Whatever the policy or the sink does, what a sink has is not given back here.
+        let mut batch = batch.deliver(V::KEEPS);
+        while let Some(piece) = batch.next() {
             let frames = piece.hold.frames();
             let (mut good, mut ends) = (frames, false);
             let place = start + done;
@@ -370,16 +376,14 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
                 *need = Some(Need::Stop(Refusal::NoRoom));
             }
             if taken < frames {
-                batch.cut(kept, taken);
-                kept += usize::from(taken > 0);
+                batch.delivered_in_part(taken);
                 break;
             }
-            kept += 1;
+            batch.delivered();
             if ends {
                 break;
             }
         }
-        batch.finish(if V::KEEPS { kept } else { 0 });
         done
     }
 
@@ -458,8 +462,8 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
         visit: &mut V,
     ) -> (u32, Option<Need>) {
         let read_only = !flags.contains(LeafFlags::WRITE);
-        // Pins of a shared page of zeroes are not counted, so there is no folio here.
-        let Some(folio) = hold.folio() else {
+        // A shared page of zeroes never goes, so it may be held wherever it is. Pins of it are not counted: there is no folio then.
+        let Some(folio) = hold.folio().filter(|folio| !folio.flags().contains(PageFlags::ZERO)) else {
             return match self.of_file(None, read_only, va) {
                 Ok(()) => (hold.frames(), None),
                 Err(need) => (0, Some(need)),

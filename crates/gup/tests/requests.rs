@@ -404,3 +404,93 @@ fn held_pages_give_themselves_back_and_outlive_the_address_space() {
     assert_eq!(unsafe { Release::pins(&map).pages(sink.pages()) }.frames, 2);
     assert_eq!(space.counts(16), (10, 2));
 }
+
+#[test]
+fn the_page_of_zeroes_may_be_pinned_wherever_it_is() {
+    let mut pages = descriptors(64);
+    let map = map(&mut pages);
+    let space = Space::new(&map, 3, 1);
+    space.area_at(0, 4, ANON_RW);
+    space.area_at(4, 4, ANON_RW | AreaFlags::SHARED);
+    (0..8).for_each(|page| space.map_zero(page, 5));
+    space.folio(5).insert(PageFlags::MOVABLE);
+    for flags in [Flags::FAST_ONLY, Flags::empty()] {
+        let got = held(&space, 4, 2, Flags::PIN | Flags::LONGTERM | flags).unwrap();
+        // Without locks nobody knows whether the area is shared.
+        assert_eq!(got.pages, if flags.is_empty() { 2 } else { 0 }, "{flags:?}");
+    }
+    // A private area gets pages of its own, as from a page of zeroes that may stay.
+    assert_eq!(held(&space, 0, 2, Flags::PIN | Flags::LONGTERM).unwrap().pages, 2);
+    assert!(space.frame(0) != 5 && space.frame(1) != 5);
+    assert_eq!(space.called("isolate"), 0);
+}
+
+#[test]
+fn entries_of_areas_without_access_are_no_hints() {
+    let mut pages = descriptors(64);
+    let map = map(&mut pages);
+    let space = Space::new(&map, 3, 1);
+    space.area_at(0, 8, AreaFlags::MAY_READ | AreaFlags::MAY_WRITE | AreaFlags::ANON);
+    space.map_anon(0, 8, 3, HINT);
+    // By force, as a debugger does: there is no access that would be noticed.
+    space.fault_error.set(Some(FaultError::Bad));
+    let got = held(&space, 0, 8, Flags::GET | Flags::FORCE | Flags::HONOR_HINT).unwrap();
+    assert_eq!((got.pages, space.called("fault")), (8, 0));
+}
+
+#[test]
+fn what_was_set_aside_does_not_stay_so_when_it_is_given_up() {
+    let mut pages = descriptors(64);
+    let map = map(&mut pages);
+    for refusals in 0..12 {
+        let space = Space::new(&map, 3, 1).anonymous();
+        space.map_anon(0, 8, 0, WRITE);
+        space.folio(8).insert(PageFlags::MOVABLE);
+        space.undrained.set(refusals);
+        let pinned = held(&space, 0, 1, PIN_W | Flags::LONGTERM);
+        assert!(space.isolated.borrow().is_empty(), "{refusals} refusals: {pinned:?}");
+        if pinned.is_ok() {
+            // SAFETY: pinned just now.
+            let released = unsafe { Release::pins(&map).range(pfn(space.frame(0)), 1) };
+            assert_eq!(released.frames, 1);
+        }
+        assert_eq!((pinned.is_ok(), refusals > 8), (refusals < 8, space.frame(0) == 8));
+        space.zap(0);
+    }
+}
+
+#[test]
+fn what_one_entry_of_a_sink_cannot_say_goes_to_the_next() {
+    let most = u32::MAX;
+    let run = |first: u64, frames: u32| Run {
+        pfn: pfn(first),
+        frames,
+        head: pfn(0),
+        order: order(40),
+        writable: true,
+    };
+    let mut buffer = [Extent::EMPTY; 2];
+    let mut sink = Extents::new(&mut buffer);
+    assert_eq!((sink.push(run(0, most - 1)), sink.push(run(u64::from(most) - 1, 2))), (most - 1, 2));
+    assert_eq!(sink.extents()[1], Extent { pfn: pfn(u64::from(most) - 1), frames: 2 });
+    let mut buffer = [FolioHolds::EMPTY; 2];
+    let mut sink = Folios::new(&mut buffer);
+    assert_eq!((sink.push(run(0, most - 1)), sink.push(run(u64::from(most) - 1, 2))), (most - 1, 2));
+    assert_eq!((sink.folios()[0].holds, sink.folios()[1].first), (most - 1, u64::from(most) - 1));
+    // 4 GiB and some, from the middle of a page to that of another: the first vector has all frames but one of 4 GiB.
+    let format = Format { base_shift: SHIFT, limit: VirtAddr::MAX, ignored: 0, step_shift: SHIFT };
+    let frames = (1 << 20) + 5;
+    for (head, len) in [0, 100].map(|head| (head, (1 << 32) - PAGE - head)) {
+        let span = Span::bytes(&format, VirtAddr::new(head), (frames << SHIFT) - head - 7).unwrap();
+        let mut buffer = [BioVec::EMPTY; 2];
+        let mut sink = Bytes::new(&mut buffer, &span);
+        assert_eq!(u64::from(sink.push(run(0, frames as u32))), frames);
+        let [first, second] = sink.stretches() else { panic!("{sink:?}") };
+        assert_eq!((u64::from(first.len), u64::from(first.offset)), (len, head));
+        assert_eq!(first.bytes() + second.bytes(), (frames << SHIFT) - head - 7);
+        // Every frame is in one of them.
+        let of = |vector: &BioVec| vector.frames(SHIFT).unwrap();
+        assert_eq!((of(first).end(), of(second).end()), (of(second).start().get(), frames));
+        assert_eq!(sink.room(), 0);
+    }
+}

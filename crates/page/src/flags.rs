@@ -55,8 +55,8 @@ bitflags! {
         const ANON_EXCLUSIVE_WHOLE = 1 << 21;
         /// Held while that mark is turned into flags of pages. Of a head.
         const ANON_EXCLUSIVE_WRITING = 1 << 22;
-        /// A shared page of zeroes: nobody ever writes or frees it, so pins of it are not counted. Set before the first
-        /// reference, and never cleared.
+        /// A shared page of zeroes: nobody ever writes or frees it, so pins of it are not counted. Only
+        /// [`Frozen::into_zeroes`](crate::Frozen::into_zeroes) sets it, and nobody clears it.
         const ZERO = 1 << 23;
     }
 }

@@ -90,7 +90,7 @@ impl<'m, M: MemMap> Folio<'m, M> {
         self.block.descriptor()
     }
 
-    /// Sets `flags`, and returns those that were set before. Bits without a name are ignored.
+    /// Sets `flags`, and returns those that were set before. Bits without a name are ignored, and so is [`PageFlags::ZERO`].
     ///
     /// Cost: one `fetch_or`. Relaxed: a flag publishes nothing by itself.
     pub fn insert(&self, flags: PageFlags) -> PageFlags {
@@ -99,7 +99,7 @@ impl<'m, M: MemMap> Folio<'m, M> {
         PageFlags::from_bits_truncate(page.flags.fetch_or(Self::known(flags), Ordering::Relaxed))
     }
 
-    /// Clears `flags`, and returns those that were set before. Bits without a name are ignored.
+    /// Clears `flags`, and returns those that were set before. Bits without a name are ignored, and so is [`PageFlags::ZERO`].
     ///
     /// Cost: one `fetch_and`. Relaxed: a flag publishes nothing by itself.
     pub fn remove(&self, flags: PageFlags) -> PageFlags {
@@ -108,9 +108,10 @@ impl<'m, M: MemMap> Folio<'m, M> {
         PageFlags::from_bits_truncate(page.flags.fetch_and(!Self::known(flags), Ordering::Relaxed))
     }
 
-    /// The bits of `flags` that are flags: `from_bits_retain` makes values with others, which are node and zone here.
+    /// The bits of `flags` that are flags: `from_bits_retain` makes values with others, which are node and zone here. Whether
+    /// pins are counted is not to change while there are some.
     const fn known(flags: PageFlags) -> u64 {
-        flags.bits() & PageFlags::all().bits()
+        flags.bits() & PageFlags::all().difference(PageFlags::ZERO).bits()
     }
 
     /// Takes one more reference. Linux: `folio_get`.

@@ -100,6 +100,17 @@ impl<'m, M: MemMap> Frozen<'m, M> {
         Folio::new(self.block)
     }
 
+    /// Hands the block out as a shared page of zeroes ([`PageFlags::ZERO`]), which it is from now on: it has one reference more
+    /// than the caller, for good. The caller has filled it with zeroes. Linux: `ZERO_PAGE`.
+    pub fn into_zeroes(self) -> Folio<'m, M> {
+        let page = self.block.page();
+        page.flags.fetch_or(PageFlags::ZERO.bits(), Ordering::Relaxed);
+        page.written();
+        // Pins of it have no references, and must not outlive it. Release: as for `into_folio`, which also orders the flag.
+        page.info.store_unique(2, self.block.tag().bits());
+        Folio::new(self.block)
+    }
+
     /// Gives the block back to its allocator. Flags and words of the head are cleared, and the words of the tails that are
     /// always its own. A compound stays one, and the flags of its tails end when it is handed out again or
     /// [unprepared](Self::unprep).

@@ -78,7 +78,8 @@ pub unsafe trait MemMap: Sized {
     /// hardware reported is kept from everybody, for good. An allocator puts it on its lists instead. Callers who want the frame themselves use [`Folio::put`].
     ///
     /// This is a safe method, so `frozen` may come from another map of the same type. An implementor to whom that
-    /// matters compares [`Frozen::map`].
+    /// matters compares [`Frozen::map`]. Whoever looks at a folio may turn out to be its last holder, so it may be called
+    /// inside a reader, and does not wait for readers.
     fn release(&self, frozen: Frozen<'_, Self>) {
         drop(frozen.into_free());
     }

@@ -35,7 +35,9 @@ impl Policy for Driver {
 
     fn pin(kind: Kind, usage: PinUse) -> PinVerdict {
         match kind {
-            Kind::Coherent => PinVerdict::Migrate,
+            // The device gets it back soon; or it stays with the device, and its contents go. Linux: `folio_is_longterm_pinnable`.
+            Kind::Coherent if usage.contains(PinUse::LONGTERM) => PinVerdict::Migrate,
+            Kind::Coherent => PinVerdict::Allow,
             Kind::PciP2pdma if usage.contains(PinUse::PEER) => not_for_long(usage, PinRefusal::Peer),
             Kind::PciP2pdma => PinVerdict::Refuse(PinRefusal::Peer),
             _ => PinVerdict::Refuse(PinRefusal::Private),

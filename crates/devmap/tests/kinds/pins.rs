@@ -22,7 +22,7 @@ fn scenario_a6_of_each_kind() {
         (Kind::FsDax, LONG | PEER, refuse(PinRefusal::FileSystemDax)),
         (Kind::Private, PinUse::empty(), refuse(PinRefusal::Private)),
         (Kind::Private, LONG | PEER, refuse(PinRefusal::Private)),
-        (Kind::Coherent, WRITE, PinVerdict::Migrate),
+        (Kind::Coherent, WRITE, PinVerdict::Allow),
         (Kind::Coherent, LONG, PinVerdict::Migrate),
         (Kind::PciP2pdma, WRITE, refuse(PinRefusal::Peer)),
         (Kind::PciP2pdma, PEER, PinVerdict::Allow),

@@ -9,7 +9,7 @@ use mmkit_folio::{Hold, Rmap};
 use mmkit_frame::test_util::TestFrames;
 use mmkit_gup::{
     AddressSpace, Area, Extent, Extents, FaultError, FaultFlags, Faulted, FileKind, Flags, Flat, FlatRows,
-    Format, Held, Refusal, Release, Request, Slot, Span, hold,
+    Format, Held, MigrateError, Pinned, Refusal, Release, Request, Slot, Span, hold,
 };
 use mmkit_page::{Folio, PinRefusal};
 use mmkit_sync::SeqCount;
@@ -202,4 +202,47 @@ fn a_device_that_goes_is_waited_for_by_what_is_pinned_and_pinned_no_more() {
     let registration = registration.unregister(&(), |_| ControlFlow::Break(())).unwrap_err().registration;
     process.unpin(8);
     remove(registration);
+}
+
+#[test]
+fn scenario_a6_walkers_do_as_the_kind_says() {
+    let write = Flags::PIN | Flags::WRITE;
+    let long = write | Flags::LONGTERM;
+    let refused = |reason| Err(Refusal::Policy { pfn: at(3), reason });
+    let stays = Err(Refusal::Migrate(MigrateError::Busy));
+    for (kind, flags, expected) in [
+        (Kind::Generic, write, Ok(1)),
+        (Kind::Generic, long, Ok(1)),
+        (Kind::Generic, long | Flags::FAST_ONLY, Ok(1)),
+        (Kind::FsDax, write | Flags::FAST_ONLY, Ok(1)),
+        (Kind::FsDax, long, refused(PinRefusal::FileSystemDax)),
+        (Kind::FsDax, long | Flags::FAST_ONLY, Ok(0)),
+        (Kind::Private, Flags::GET, refused(PinRefusal::Private)),
+        (Kind::Coherent, Flags::GET, Ok(1)),
+        (Kind::Coherent, write | Flags::FAST_ONLY, Ok(1)),
+        // Nobody moves it here.
+        (Kind::Coherent, long, stays),
+        (Kind::PciP2pdma, write, refused(PinRefusal::Peer)),
+        (Kind::PciP2pdma, write | Flags::PEER, Ok(1)),
+    ] {
+        let memory = TestFrames::with_frames(4096);
+        let machine = machine(&memory);
+        let registration = device(&machine, kind, &Driver::new());
+        let folio = machine.take(at(3), order(0)).unwrap();
+        let before = folio.count();
+        let entries = [AtomicU64::new(0)];
+        let space = Process { flat: Flat::new(&machine, &entries), machine: &machine };
+        assert!(space.flat.set(0, at(3), true));
+        let span = Span::pages(&space.format(), VirtAddr::ZERO, 1).unwrap();
+        let mut buffer = [Extent::EMPTY; 1];
+        let request = Request::new(flags).unwrap();
+        let got = Pinned::some(&machine, &space, span, request, Extents::new(&mut buffer));
+        let pages = got.as_ref().map(|(_, Held { pages, .. })| *pages).map_err(|why| *why);
+        assert_eq!(pages, expected, "{kind}, {flags:?}");
+        assert_eq!(folio.count() > before, pages == Ok(1));
+        drop(got);
+        assert_eq!((folio.count(), folio.pins()), (before, 0), "{kind}, {flags:?}");
+        drop(folio);
+        remove(registration);
+    }
 }

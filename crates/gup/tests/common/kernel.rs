@@ -53,9 +53,7 @@ impl<'m> Space<'m> {
     /// The page of zeroes, mapped at `page`.
     pub(crate) fn map_zero(&self, page: u64, first: u64) {
         if self.map.try_get(pfn(first)).is_err() {
-            let folio = self.block(first, 0).into_folio();
-            folio.insert(PageFlags::ZERO);
-            let _ = folio.into_raw();
+            drop(self.block(first, 0).into_zeroes());
         }
         self.set(page, first, 1, 0);
     }
