@@ -61,6 +61,18 @@ bitflags! {
     }
 }
 
+impl PageFlags {
+    /// The bits that are flags: `from_bits_retain` makes values with others, which are node and zone here.
+    pub(crate) const fn known(self) -> u64 {
+        self.bits() & Self::all().bits()
+    }
+
+    /// Those that may come and go while somebody holds the folio: whether pins are counted is not to change while there are some.
+    pub(crate) const fn settable(self) -> u64 {
+        self.difference(Self::ZERO).known()
+    }
+}
+
 /// Where a frame belongs: its node and its zone.
 ///
 /// It is written once, before anybody else sees the descriptor, and stays for as long as the memory map has the frame.

@@ -10,11 +10,6 @@ use crate::counting::own;
 use crate::flags::{TAILS_FLAGGED, TAILS_POISONED};
 use crate::{Folio, Frozen, MemMap, PageFlags};
 
-/// The bits of `flags` that are flags: `from_bits_retain` makes values with others, which are node and zone here.
-const fn known(flags: PageFlags) -> u64 {
-    flags.bits() & PageFlags::all().bits()
-}
-
 impl<M: MemMap> Block<'_, M> {
     /// What the head has to note when frames of `indices` get `bits`, and does not yet: 0 for a head alone.
     fn note(&self, indices: &Range<u64>, bits: u64) -> u64 {
@@ -53,13 +48,13 @@ impl<M: MemMap> Block<'_, M> {
 
 /// Each of these takes frames by their indices in the block. Frame 0 has the folio's own flags.
 impl<M: MemMap> Folio<'_, M> {
-    /// Sets `flags` of each frame of `indices`; whether the folio has all of their descriptors for its own, without which
-    /// nothing is set.
+    /// Sets `flags` of each frame of `indices`, but for [`PageFlags::ZERO`]; whether the folio has all of their descriptors for its
+    /// own, without which nothing is set.
     ///
     /// Cost: one load for each frame, and one `fetch_or`, Relaxed, for each that had not all of them, and for the head
     /// with the first flag of a tail. The map is asked for each [run](MemMap::run).
     pub fn insert_at(&self, indices: Range<u64>, flags: PageFlags) -> bool {
-        let bits = known(flags);
+        let bits = flags.settable();
         let Some(pages) = self.block().own_of(indices.clone(), |_, all| all) else { return false };
         let note = self.block().note(&indices, bits);
         if note != 0 {
@@ -83,7 +78,7 @@ impl<M: MemMap> Folio<'_, M> {
     /// given a flag, one load for the head tells.
     #[inline]
     pub fn remove_at(&self, indices: Range<u64>, flags: PageFlags) -> bool {
-        let bits = known(flags);
+        let bits = flags.settable();
         let Some(pages) = self.block().own_of(indices, Block::flagged) else { return false };
         for page in pages {
             if page.flags.load(Ordering::Relaxed) & bits != 0 {
@@ -101,7 +96,7 @@ impl<M: MemMap> Folio<'_, M> {
     #[inline]
     #[must_use]
     pub fn find_at(&self, indices: Range<u64>, flags: PageFlags) -> Option<u64> {
-        let (bits, first) = (known(flags), indices.start);
+        let (bits, first) = (flags.known(), indices.start);
         let at = self
             .block()
             .own_of(indices, Block::flagged)?
@@ -116,7 +111,7 @@ impl<M: MemMap> Folio<'_, M> {
     #[inline]
     #[must_use]
     pub fn find_without_at(&self, indices: Range<u64>, flags: PageFlags) -> Option<u64> {
-        let (bits, first) = (known(flags), indices.start);
+        let (bits, first) = (flags.known(), indices.start);
         let Some(mut pages) = self.block().own_of(indices, |_, all| all) else { return Some(first) };
         let at = pages.position(|page| page.flags.load(Ordering::Relaxed) & bits != bits)?;
         Some(first + at as u64)
@@ -135,12 +130,12 @@ impl<M: MemMap> Folio<'_, M> {
 }
 
 impl<M: MemMap> Frozen<'_, M> {
-    /// Sets `flags` of each frame of `indices`; whether the block has all of their descriptors for its own, without which
-    /// nothing is set. A block that is no compound has its first alone.
+    /// Sets `flags` of each frame of `indices`, but for [`PageFlags::ZERO`]; whether the block has all of their descriptors for its
+    /// own, without which nothing is set. A block that is no compound has its first alone.
     ///
     /// Cost: one store for each frame and one for the head, no atomic read-modify-write.
     pub fn insert_at(&mut self, indices: Range<u64>, flags: PageFlags) -> bool {
-        let bits = known(flags);
+        let bits = flags.settable();
         let Some(pages) = self.block.own_of(indices.clone(), |_, all| all) else { return false };
         let head = self.block.page();
         head.written();
@@ -158,7 +153,7 @@ impl<M: MemMap> Frozen<'_, M> {
     ///
     /// Cost: one load for each frame, and one store for each that had one of the flags; no atomic read-modify-write.
     pub fn remove_at(&mut self, indices: Range<u64>, flags: PageFlags) -> bool {
-        let bits = known(flags);
+        let bits = flags.settable();
         let Some(pages) = self.block.own_of(indices, Block::flagged) else { return false };
         for page in pages {
             let word = page.flags.load(Ordering::Relaxed);

@@ -96,7 +96,7 @@ impl<'m, M: MemMap> Folio<'m, M> {
     pub fn insert(&self, flags: PageFlags) -> PageFlags {
         let page = self.block.page();
         page.written();
-        PageFlags::from_bits_truncate(page.flags.fetch_or(Self::known(flags), Ordering::Relaxed))
+        PageFlags::from_bits_truncate(page.flags.fetch_or(flags.settable(), Ordering::Relaxed))
     }
 
     /// Clears `flags`, and returns those that were set before. Bits without a name are ignored, and so is [`PageFlags::ZERO`].
@@ -105,13 +105,7 @@ impl<'m, M: MemMap> Folio<'m, M> {
     pub fn remove(&self, flags: PageFlags) -> PageFlags {
         let page = self.block.page();
         page.written();
-        PageFlags::from_bits_truncate(page.flags.fetch_and(!Self::known(flags), Ordering::Relaxed))
-    }
-
-    /// The bits of `flags` that are flags: `from_bits_retain` makes values with others, which are node and zone here. Whether
-    /// pins are counted is not to change while there are some.
-    const fn known(flags: PageFlags) -> u64 {
-        flags.bits() & PageFlags::all().difference(PageFlags::ZERO).bits()
+        PageFlags::from_bits_truncate(page.flags.fetch_and(!flags.settable(), Ordering::Relaxed))
     }
 
     /// Takes one more reference. Linux: `folio_get`.

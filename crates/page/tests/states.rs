@@ -379,8 +379,20 @@ fn flags_come_and_go_and_never_reach_node_or_zone() {
         assert_eq!((folio.flags(), folio.place()), (all, place(3, 2)));
         folio.remove(everything);
         assert_eq!((folio.flags(), folio.place()), (PageFlags::empty(), place(3, 2)));
+        assert!(folio.insert_at(0..1, everything));
+        assert_eq!((folio.flags(), folio.place()), (all, place(3, 2)));
+        assert!(folio.remove_at(0..1, everything));
         folio.remove(PageFlags::from_bits_retain(0));
         assert_eq!(all_words(map)[0][0], place(3, 2).bits());
+        // Nor does a page of zeroes become another one, or the other way round.
+        let mut frozen = folio.freeze().unwrap();
+        assert!(frozen.insert_at(0..1, PageFlags::ZERO));
+        assert_eq!(frozen.flags(), PageFlags::empty());
+        let zeroes = frozen.into_zeroes();
+        zeroes.remove(PageFlags::ZERO);
+        assert!(zeroes.remove_at(0..1, PageFlags::ZERO));
+        assert_eq!((zeroes.flags(), zeroes.count()), (PageFlags::ZERO, 2));
+        assert!(zeroes.freeze().is_err());
     });
 }
 
