@@ -76,7 +76,9 @@ impl Stretch for Segment {
 
     #[inline]
     fn extend(&mut self, pfn: Pfn, len: u64, base_shift: u32) -> bool {
-        if self.phys.get().wrapping_add(self.len) != pfn.get() << base_shift {
+        // What cannot be said follows nothing.
+        let end = self.phys.checked_add(self.len);
+        if end.is_none() || end != pfn.phys(base_shift) {
             return false;
         }
         self.len += len;
