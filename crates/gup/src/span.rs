@@ -7,6 +7,9 @@ use mmkit_addr::VirtAddr;
 
 use crate::Format;
 
+/// log2 of the bytes of the largest page: bytes of a page are counted in 32 bits.
+const MAX_SHIFT: u32 = 31;
+
 /// Bytes of an address space, checked against its limits, and the pages that they lie in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
@@ -24,11 +27,11 @@ impl Span {
     ///
     /// [`BadSpan`].
     pub fn pages(format: &Format, start: VirtAddr, pages: u64) -> Result<Self, BadSpan> {
-        if !start.is_aligned(format.base_shift) {
+        if format.base_shift <= MAX_SHIFT && !start.is_aligned(format.base_shift) {
             return Err(BadSpan::Unaligned { start, base_shift: format.base_shift });
         }
-        let bytes =
-            pages.checked_mul(1 << format.base_shift).ok_or(BadSpan::Overflow { start, len: pages })?;
+        let bytes = 1_u64.checked_shl(format.base_shift).and_then(|bytes| pages.checked_mul(bytes));
+        let bytes = bytes.ok_or(BadSpan::Overflow { start, len: pages })?;
         Self::bytes(format, start, bytes)
     }
 
@@ -39,6 +42,9 @@ impl Span {
     /// [`BadSpan`].
     pub fn bytes(format: &Format, start: VirtAddr, len: u64) -> Result<Self, BadSpan> {
         let shift = format.base_shift;
+        if shift > MAX_SHIFT {
+            return Err(BadSpan::Pages { base_shift: shift });
+        }
         let end = start.checked_add(len).ok_or(BadSpan::Overflow { start, len })?;
         let first = start.align_down(shift);
         let rounded = if len == 0 { Some(first) } else { end.align_up(shift) };
@@ -122,6 +128,11 @@ pub enum BadSpan {
         /// log2 of the bytes of a page.
         base_shift: u32,
     },
+    /// Pages are not as large as that.
+    Pages {
+        /// log2 of the bytes of a page.
+        base_shift: u32,
+    },
     /// The end cannot be expressed.
     Overflow {
         /// The start.
@@ -143,6 +154,9 @@ impl fmt::Display for BadSpan {
         match self {
             Self::Unaligned { start, base_shift } => {
                 write!(f, "{start:?} is no multiple of {} bytes", 1_u64 << base_shift)
+            }
+            Self::Pages { base_shift } => {
+                write!(f, "a page has at most 2^{MAX_SHIFT} bytes, not 2^{base_shift}")
             }
             Self::Overflow { start, len } => write!(f, "{len} from {start:?} on reach past all addresses"),
             Self::PastEnd { end, limit } => write!(f, "the range ends at {end:?}, past {limit:?}"),

@@ -297,3 +297,24 @@ fn without_locks_a_full_sink_is_no_error() {
     assert_eq!(held(PIN | Flags::FAST_ONLY), Ok(none));
     assert_eq!(held(PIN), Err(Refusal::NoRoom));
 }
+
+#[test]
+fn stretches_of_absurd_pages_give_back_what_they_took() {
+    let mut pages = descriptors(32);
+    let map = map(&mut pages);
+    let entries = [const { AtomicU64::new(0) }; 2];
+    let folios = [0, 1, 17].map(|n| folio(&map, n));
+    let space = Flat::new(&map, &entries);
+    assert!(space.set(0, pfn(0), true) && space.set(1, pfn(17), true));
+    let span = Span::pages(&space.format(), VirtAddr::ZERO, 2).unwrap();
+    for base_shift in [0, 12, 31, 32, 60, 63, 64, u32::MAX] {
+        let format = Format { base_shift, limit: VirtAddr::MAX, ..space.format() };
+        let other = Span::bytes(&format, VirtAddr::ZERO, 4 << base_shift.clamp(2, 60));
+        assert_eq!(other.is_err(), base_shift > 31, "{base_shift}");
+        let Ok(other) = other else { continue };
+        let mut buffer = [Segment::EMPTY; 4];
+        let pinned = Pinned::some(&map, &space, span, request(Flags::GET), Bytes::new(&mut buffer, &other));
+        drop(pinned);
+        assert!(folios.iter().all(|[folio, ..]| folio.count() == 3), "{base_shift}: {folios:?}");
+    }
+}

@@ -76,15 +76,13 @@ impl Stretch for Segment {
 
     #[inline]
     fn extend(&mut self, pfn: Pfn, len: u64, base_shift: u32) -> bool {
-        // Compared as addresses that there are: a frame number that is too large for one follows nothing.
-        let (end, next) = (self.phys.get().checked_add(self.len), pfn.phys(base_shift).map(PhysAddr::get));
-        match self.len.checked_add(len) {
-            Some(sum) if next.is_some() && next == end => {
-                self.len = sum;
-                true
-            }
-            _ => false,
+        // What cannot be said follows nothing.
+        let end = self.phys.checked_add(self.len);
+        if end.is_none() || end != pfn.phys(base_shift) {
+            return false;
         }
+        self.len += len;
+        true
     }
 
     fn shorten(&mut self, by: u32) {
@@ -207,7 +205,7 @@ impl<T: Stretch> Sink for Bytes<'_, T> {
     #[inline]
     fn push(&mut self, run: Run) -> u32 {
         // What one stretch can say at most, in whole pages.
-        let most = u32::MAX.checked_shr(self.shift).unwrap_or(0).max(1);
+        let most = (u32::MAX >> self.shift).max(1);
         let frames = u64::from(run.frames).min(self.left) as u32;
         let mut done = 0;
         while done < frames {
@@ -241,24 +239,5 @@ impl<T: Stretch> Keeper for Bytes<'_, T> {
 impl<T: Stretch + fmt::Debug> fmt::Debug for Bytes<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.stretches()).finish()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_follows_makes_a_segment_longer() {
-        let pfn = |number| Pfn::new(number).unwrap();
-        let mut segment = Segment::new(pfn(4), 0x10, 0xff0, 12).unwrap();
-        assert!(!segment.extend(pfn(4), 0x1000, 12) && !segment.extend(pfn(6), 0x1000, 12));
-        assert!(segment.extend(pfn(5), 0x1000, 12));
-        assert_eq!((segment.phys.get(), segment.len), (0x4010, 0x1ff0));
-        // A frame whose address is too large to be said: it would come out as another's.
-        let mut segment = Segment::new(pfn(0), 0, 1 << 58, 58).unwrap();
-        assert!(!segment.extend(pfn(65), 1 << 58, 58));
-        assert_eq!(segment.len, 1 << 58);
-        assert!(segment.extend(pfn(1), 1 << 58, 58));
     }
 }
