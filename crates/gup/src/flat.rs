@@ -5,7 +5,7 @@ use core::fmt;
 
 use mmkit_addr::{Order, Pfn, VirtAddr, VirtRange};
 use mmkit_folio::Mapcounts;
-use mmkit_page::{Folio, MemMap};
+use mmkit_page::{Folio, MemMap, PinPolicy};
 use mmkit_sync::SeqCount;
 use mmkit_sync::atomic::{AtomicU64, Ordering};
 
@@ -21,8 +21,9 @@ const WRITE: u64 = 2;
 /// Pages from address 0 on, one for each entry of a table that is lent to it, and nothing that a fault could do.
 ///
 /// It counts no mappings: whoever [sets](Self::set) an entry holds the folio for as long as the entry is there.
-pub struct Flat<'m, M> {
+pub struct Flat<'m, M, P = ()> {
     map: &'m M,
+    policy: &'m P,
     entries: &'m [AtomicU64],
     write_protect: SeqCount,
 }
@@ -31,7 +32,15 @@ impl<'m, M> Flat<'m, M> {
     /// An address space with as many pages of 4 KiB as there are entries, which are 0 where nothing is mapped.
     #[must_use]
     pub fn new(map: &'m M, entries: &'m [AtomicU64]) -> Self {
-        Self { map, entries, write_protect: SeqCount::new() }
+        Self::with_policy(map, entries, &())
+    }
+}
+
+impl<'m, M, P> Flat<'m, M, P> {
+    /// The same, where `policy` knows what may be pinned.
+    #[must_use]
+    pub fn with_policy(map: &'m M, entries: &'m [AtomicU64], policy: &'m P) -> Self {
+        Self { map, policy, entries, write_protect: SeqCount::new() }
     }
 
     /// Maps a page to a frame; whether there is such a page.
@@ -65,9 +74,9 @@ impl Rows for FlatRows<'_> {
     }
 }
 
-impl<M: MemMap<Counts: Mapcounts>> AddressSpace for Flat<'_, M> {
+impl<M: MemMap<Counts: Mapcounts>, P: PinPolicy<M>> AddressSpace for Flat<'_, M, P> {
     type Map = M;
-    type Policy = ();
+    type Policy = P;
     type Migrate = ();
     type Reader<'a>
         = FlatRows<'a>
@@ -86,8 +95,8 @@ impl<M: MemMap<Counts: Mapcounts>> AddressSpace for Flat<'_, M> {
         self.map
     }
 
-    fn policy(&self) -> &() {
-        &()
+    fn policy(&self) -> &P {
+        self.policy
     }
 
     fn migrate(&self) -> &() {
@@ -135,7 +144,7 @@ impl<M: MemMap<Counts: Mapcounts>> AddressSpace for Flat<'_, M> {
     }
 }
 
-impl<M> fmt::Debug for Flat<'_, M> {
+impl<M, P> fmt::Debug for Flat<'_, M, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Flat").field("pages", &self.entries.len()).finish_non_exhaustive()
     }

@@ -260,7 +260,7 @@ impl<'m, A: AddressSpace> Walk<'m, A> {
             let taken = RunHold::try_with(view, left, self.hold, |hold| {
                 let frames = hold.frames();
                 let raw = base.wrapping_add(self.distance(row, here));
-                // Looked at here, where the line is at hand: it never changes while there are references.
+                // Looked at here, where the line is at hand: memory is made anonymous before anybody refers to it.
                 let anon = hold.folio().is_some_and(|folio| folio.flags().contains(PageFlags::ANON));
                 vacancy.fill(Piece { hold, raw, flags, anon });
                 u64::from(frames)

@@ -104,8 +104,8 @@ impl<'m, M: MemMap> Frozen<'m, M> {
     /// than the caller, for good. The caller has filled it with zeroes. Linux: `ZERO_PAGE`.
     pub fn into_zeroes(self) -> Folio<'m, M> {
         let page = self.block.page();
-        page.flags.fetch_or(PageFlags::ZERO.bits(), Ordering::Relaxed);
         page.written();
+        page.flags.fetch_or(PageFlags::ZERO.bits(), Ordering::Relaxed);
         // Pins of it have no references, and must not outlive it. Release: as for `into_folio`, which also orders the flag.
         page.info.store_unique(2, self.block.tag().bits());
         Folio::new(self.block)

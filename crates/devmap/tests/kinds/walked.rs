@@ -3,120 +3,46 @@
 
 use std::ops::ControlFlow;
 
-use mmkit_addr::{Order, VirtAddr, VirtRange};
+use mmkit_addr::{VirtAddr, VirtRange};
 use mmkit_devmap::{DaxDevice, DaxMapping, Kind};
 use mmkit_folio::{Hold, Rmap};
 use mmkit_frame::test_util::TestFrames;
 use mmkit_gup::{
-    AddressSpace, Area, Extent, Extents, FaultError, FaultFlags, Faulted, FileKind, Flags, Flat, FlatRows,
-    Format, Held, MigrateError, Pinned, Refusal, Release, Request, Slot, Span, hold,
+    AddressSpace, Extent, Extents, Flags, Flat, Held, MigrateError, Pinned, Refusal, Release, Request, Span,
+    hold,
 };
-use mmkit_page::{Folio, PinRefusal};
-use mmkit_sync::SeqCount;
+use mmkit_page::PinRefusal;
 use mmkit_sync::atomic::AtomicU64;
 use mmkit_vmemmap::Serial;
 
 use crate::common::*;
 
 /// Pages of a process from address 0 on, of memory that the machine's devices know.
-struct Process<'a, 'f> {
-    flat: Flat<'a, Machine<'f>>,
-    machine: &'a Machine<'f>,
+type Process<'a, 'f> = Flat<'a, Machine<'f>, Machine<'f>>;
+
+/// Maps `count` frames of the device from frame 0 on, to write.
+fn process<'a, 'f>(machine: &'a Machine<'f>, entries: &'a [AtomicU64], count: u64) -> Process<'a, 'f> {
+    let process = Flat::with_policy(machine, entries, machine);
+    assert!((0..count).all(|page| process.set(page as usize, at(page), true)));
+    process
 }
 
-impl<'a, 'f> Process<'a, 'f> {
-    /// Maps `count` frames of the device from frame 0 on, to write.
-    fn new(machine: &'a Machine<'f>, entries: &'a [AtomicU64], count: u64) -> Self {
-        let flat = Flat::new(machine, entries);
-        assert!((0..count).all(|page| flat.set(page as usize, at(page), true)));
-        Self { flat, machine }
-    }
-
-    /// Holds the first `pages` pages; what was got, and the extents.
-    fn hold(&self, pages: u64, flags: Flags) -> (Result<Held, Refusal>, Vec<(u64, u64)>) {
-        let span = Span::pages(&self.format(), VirtAddr::ZERO, pages).unwrap();
-        let mut buffer = [Extent::EMPTY; 8];
-        let mut sink = Extents::new(&mut buffer);
-        let held = hold(self, span, Request::new(flags).unwrap(), &mut sink);
-        let extents = sink
-            .extents()
-            .iter()
-            .map(|extent| (extent.pfn.get() - DEVICE, u64::from(extent.frames)))
-            .collect();
-        (held, extents)
-    }
-
-    /// Gives back the first `pages` pages of the device, which were pinned.
-    fn unpin(&self, pages: u64) {
-        let extents = [Extent { pfn: at(0), frames: pages as u32 }];
-        // SAFETY: the tests pin them before, and give them back once.
-        let released = unsafe { Release::of(self.machine, Hold::Pin).extents(&extents) };
-        assert_eq!((released.frames, released.refused), (pages, None));
-    }
+/// Holds the first `pages` pages; what was got, and the extents.
+fn held(process: &Process<'_, '_>, pages: u64, flags: Flags) -> (Result<Held, Refusal>, Vec<(u64, u64)>) {
+    let span = Span::pages(&process.format(), VirtAddr::ZERO, pages).unwrap();
+    let mut buffer = [Extent::EMPTY; 8];
+    let mut sink = Extents::new(&mut buffer);
+    let held = hold(process, span, Request::new(flags).unwrap(), &mut sink);
+    let extents = sink.extents().iter().map(|it| (it.pfn.get() - DEVICE, it.frames.into())).collect();
+    (held, extents)
 }
 
-impl<'f> AddressSpace for Process<'_, 'f> {
-    type Map = Machine<'f>;
-    type Policy = Machine<'f>;
-    type Migrate = ();
-    type Reader<'a>
-        = FlatRows<'a>
-    where
-        Self: 'a;
-    type Locked<'a>
-        = ()
-    where
-        Self: 'a;
-    type Table<'a>
-        = FlatRows<'a>
-    where
-        Self: 'a;
-
-    fn map(&self) -> &Machine<'f> {
-        self.machine
-    }
-
-    fn policy(&self) -> &Machine<'f> {
-        self.machine
-    }
-
-    fn migrate(&self) -> &() {
-        &()
-    }
-
-    fn format(&self) -> Format {
-        self.flat.format()
-    }
-
-    fn decode(&self, raw: u64, order: Order) -> Slot {
-        self.flat.decode(raw, order)
-    }
-
-    fn write_protect_seq(&self) -> &SeqCount {
-        self.flat.write_protect_seq()
-    }
-
-    fn read(&self) -> FlatRows<'_> {
-        self.flat.read()
-    }
-
-    fn lock(&self) {}
-
-    fn area(&self, (): &(), va: VirtAddr) -> Option<Area> {
-        self.flat.area(&(), va)
-    }
-
-    fn table(&self, (): &(), va: VirtAddr) -> FlatRows<'_> {
-        self.flat.table(&(), va)
-    }
-
-    fn fault_in(&self, (): (), va: VirtAddr, flags: FaultFlags) -> Result<Faulted<()>, FaultError> {
-        self.flat.fault_in((), va, flags)
-    }
-
-    fn file(&self, folio: &Folio<'_, Machine<'f>>) -> FileKind {
-        self.flat.file(folio)
-    }
+/// Gives back the first `pages` pages of the device, which were pinned.
+fn unpin(machine: &Machine<'_>, pages: u64) {
+    let extents = [Extent { pfn: at(0), frames: pages as u32 }];
+    // SAFETY: the tests pin them before, and give them back once.
+    let released = unsafe { Release::of(machine, Hold::Pin).extents(&extents) };
+    assert_eq!((released.frames, released.refused), (pages, None));
 }
 
 fn entries(count: u64) -> Vec<AtomicU64> {
@@ -141,14 +67,14 @@ fn scenario_a6_a_walk_pins_device_dax_for_long_without_locks() {
         .into_iter()
         .collect();
     let entries = entries(2 * HUGE);
-    let process = Process::new(&machine, &entries, 2 * HUGE);
+    let process = process(&machine, &entries, 2 * HUGE);
     let counts = || mapped.iter().map(|fault| (fault.folio.count(), fault.folio.pins())).collect::<Vec<_>>();
     let before = counts();
-    let (held, extents) = process.hold(HUGE + 3, LONG | Flags::FAST_ONLY);
+    let (held, extents) = held(&process, HUGE + 3, LONG | Flags::FAST_ONLY);
     assert_eq!((held.unwrap().pages, extents), (HUGE + 3, vec![(0, HUGE + 3)]));
     let pinned = |nth: usize, pins: u32| (before[nth].0 + pins, pins);
     assert_eq!(counts(), [pinned(0, HUGE as u32), pinned(1, 3)]);
-    process.unpin(HUGE + 3);
+    unpin(&machine, HUGE + 3);
     assert_eq!(counts(), before);
     drop(mapped);
     let _ = device.end(&(), |_| ControlFlow::Break(())).unwrap();
@@ -162,18 +88,18 @@ fn scenario_a6_a_walk_pins_fs_dax_for_a_moment_only() {
     let mapped: Vec<_> =
         (0..4).map(|nth| machine.associate(at(nth), order(0), file(1, nth)).unwrap().folio).collect();
     let entries = entries(4);
-    let process = Process::new(&machine, &entries, 4);
+    let process = process(&machine, &entries, 4);
     let before: Vec<_> = mapped.iter().map(|folio| folio.count()).collect();
     let counts = || mapped.iter().map(|folio| folio.count()).collect::<Vec<_>>();
     for flags in [SHORT, SHORT | Flags::FAST_ONLY] {
-        let (held, extents) = process.hold(4, flags);
+        let (held, extents) = held(&process, 4, flags);
         assert_eq!((held.unwrap().pages, extents), (4, vec![(0, 4)]));
-        process.unpin(4);
+        unpin(&machine, 4);
         assert_eq!(counts(), before);
     }
     let refused = Refusal::Policy { pfn: at(0), reason: PinRefusal::FileSystemDax };
-    assert_eq!(process.hold(4, LONG), (Err(refused), Vec::new()));
-    let (held, extents) = process.hold(4, LONG | Flags::FAST_ONLY);
+    assert_eq!(held(&process, 4, LONG), (Err(refused), Vec::new()));
+    let (held, extents) = held(&process, 4, LONG | Flags::FAST_ONLY);
     assert_eq!((held.unwrap().pages, extents), (0, Vec::new()));
     assert_eq!(counts(), before);
     for (folio, nth) in mapped.iter().zip(0..) {
@@ -189,18 +115,18 @@ fn a_device_that_goes_is_waited_for_by_what_is_pinned_and_pinned_no_more() {
     let machine = machine(&memory);
     let registration = device(&machine, Kind::Generic, &Driver::new());
     let entries = entries(8);
-    let process = Process::new(&machine, &entries, 8);
+    let process = process(&machine, &entries, 8);
     let mapped: Vec<_> = (0..8).map(|nth| machine.hand_out(at(nth)).unwrap()).collect();
-    assert_eq!(process.hold(8, LONG | Flags::FAST_ONLY).0.unwrap().pages, 8);
+    assert_eq!(held(&process, 8, LONG | Flags::FAST_ONLY).0.unwrap().pages, 8);
     registration.kill();
     let refused = Refusal::Policy { pfn: at(0), reason: PinRefusal::Gone };
-    assert_eq!(process.hold(8, SHORT).0, Err(refused));
-    assert_eq!(process.hold(8, SHORT | Flags::FAST_ONLY).0.unwrap().pages, 0);
+    assert_eq!(held(&process, 8, SHORT).0, Err(refused));
+    assert_eq!(held(&process, 8, SHORT | Flags::FAST_ONLY).0.unwrap().pages, 0);
     // Unmapped; the pins alone keep it.
-    assert!((0..8).all(|page| process.flat.clear(page)));
+    assert!((0..8).all(|page| process.clear(page)));
     drop(mapped);
     let registration = registration.unregister(&(), |_| ControlFlow::Break(())).unwrap_err().registration;
-    process.unpin(8);
+    unpin(&machine, 8);
     remove(registration);
 }
 
@@ -231,8 +157,8 @@ fn scenario_a6_walkers_do_as_the_kind_says() {
         let folio = machine.take(at(3), order(0)).unwrap();
         let before = folio.count();
         let entries = [AtomicU64::new(0)];
-        let space = Process { flat: Flat::new(&machine, &entries), machine: &machine };
-        assert!(space.flat.set(0, at(3), true));
+        let space = Flat::with_policy(&machine, &entries, &machine);
+        assert!(space.set(0, at(3), true));
         let span = Span::pages(&space.format(), VirtAddr::ZERO, 1).unwrap();
         let mut buffer = [Extent::EMPTY; 1];
         let request = Request::new(flags).unwrap();
